@@ -1,0 +1,1 @@
+"""Carries a plan out: importance, pruning, quantisation, healing, checkpoints."""

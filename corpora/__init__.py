@@ -1,0 +1,1 @@
+"""Examples of speech with references, and the roles they play."""

@@ -1,0 +1,1 @@
+"""Anatomy adapters and loading."""

@@ -1,0 +1,1 @@
+"""Cheap scores of a plan."""

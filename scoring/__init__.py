@@ -1,0 +1,1 @@
+"""Full evaluation: translation and its metrics."""

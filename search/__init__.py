@@ -1,0 +1,1 @@
+"""The study: settings, sampler, trials, loop, finalists, report."""

@@ -1,0 +1,99 @@
+"""Every byte of a checkpoint folder, counted once and before any weight is touched.
+
+A checkpoint holds one ``model.safetensors`` with one U8 tensor a unit (a sublayer, a table, the final norms), the plan,
+and fixed files (config, tokenizer, processor) whose bytes do not depend on the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from space.layout import Layout, Linear
+from space.plan import Packed, Plan
+
+WHOLE = Packed(16, 0)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is stored as one tensor: matrices at one rate, then their biases and `norm_parameters` in 16 bits."""
+
+    name: str
+    linears: tuple[Linear, ...]
+    rate: Packed
+    norm_parameters: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return sum(linear.parameters for linear in self.linears) + self.norm_parameters
+
+
+def units(layout: Layout, plan: Plan) -> Iterator[Unit]:
+    """The units of a plan in the order of the model; what is removed yields none."""
+    yield Unit("convolutions", layout.convolutions, plan.convolutions)
+    for tower in (layout.encoder, layout.decoder):
+        for index, layer in enumerate(plan.layers(tower)):
+            if layer.attention.kept:
+                linears = tower.attention(layer.attention.kept)
+                yield Unit(f"{tower.name}.{index}.attention", linears, layer.attention.rate, tower.norm_parameters)
+            if layer.ffn.kept:
+                linears = tower.feed_forward(layer.ffn.kept)
+                yield Unit(f"{tower.name}.{index}.ffn", linears, layer.ffn.rate, tower.norm_parameters)
+    yield Unit("embedding", layout.embedding, plan.embedding)
+    yield Unit("lm_head", layout.lm_head, plan.lm_head)
+    yield Unit("projector", layout.projector, plan.projector)
+    yield Unit("norms", (), WHOLE, layout.final_norms)
+
+
+def linear_bytes(linear: Linear, rate: Packed) -> tuple[int, int]:
+    """Bytes of a matrix without its bias: packed entries, scales."""
+    entries = linear.rows * linear.columns
+    if rate.bits == 16:
+        return 2 * entries, 0
+    return -(-entries * rate.bits // 8), 2 * linear.rows * -(-linear.columns // rate.group)
+
+
+@lru_cache(maxsize=65_536)
+def unit_bytes(unit: Unit) -> int:
+    """Bytes of a unit's tensor."""
+    matrices = sum(sum(linear_bytes(linear, unit.rate)) for linear in unit.linears)
+    biases = sum(linear.rows for linear in unit.linears if linear.bias)
+    return matrices + 2 * (biases + unit.norm_parameters)
+
+
+def header_bytes(sizes: dict[str, int]) -> int:
+    """Bytes before the first tensor in a safetensors file of U8 vectors: 8 for the length, JSON padded to 8."""
+    header, offset = {}, 0
+    for name in sorted(sizes):
+        header[name] = {"dtype": "U8", "shape": [sizes[name]], "data_offsets": [offset, offset + sizes[name]]}
+        offset += sizes[name]
+    length = len(json.dumps(header, separators=(",", ":")).encode())
+    return 8 + -(-length // 8) * 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of a checkpoint folder by part."""
+
+    by_unit: dict[str, int]
+    header: int
+    plan: int
+    fixed: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_unit.values()) + self.header + self.plan + self.fixed
+
+
+def plan_size(layout: Layout, plan: Plan, fixed_bytes: int) -> Size:
+    """What a plan weighs on disk; `fixed_bytes` are those of config, tokenizer and processor files."""
+    by_unit = {unit.name: unit_bytes(unit) for unit in units(layout, plan)}
+    return Size(by_unit, header_bytes(by_unit), len(plan.to_json().encode()), fixed_bytes)
+
+
+def plan_parameters(layout: Layout, plan: Plan) -> int:
+    """Parameters the compressed model has."""
+    return sum(unit.parameters for unit in units(layout, plan))
