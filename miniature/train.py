@@ -140,8 +140,7 @@ def train(
             group["lr"] = peak_rate * min((step + 1) / 200, 0.5 * (1 + math.cos(math.pi * step / steps)))
         batch = _batch(data, step, batch_size, seed)
         trainer.train()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            translation, ctc = trainer(batch)
+        translation, ctc = trainer(batch)
         optimizer.zero_grad(set_to_none=True)
         (translation + CTC_WEIGHT * ctc).backward()
         nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
@@ -171,8 +170,7 @@ def _batch(data: list[Spoken], step: int, size: int, seed: int) -> list[Spoken]:
 @torch.no_grad()
 def _held_out_loss(trainer: Trainer, held_out: list[Spoken]) -> float:
     trainer.eval()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = [trainer(held_out[i : i + 48])[0].item() for i in range(0, len(held_out), 48)]
+    losses = [trainer(held_out[i : i + 48])[0].item() for i in range(0, len(held_out), 48)]
     return sum(losses) / len(losses)
 
 
