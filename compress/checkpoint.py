@@ -60,7 +60,9 @@ def load_checkpoint(folder: Path) -> tuple[Qwen2AudioForConditionalGeneration, P
         plan = plan_from_json((folder / PLAN).read_text())
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder}: {WEIGHTS} or {PLAN} is not readable ({error}); copy the checkpoint again") from error
+        raise UserError(
+            f"{folder}: {WEIGHTS} or {PLAN} is not readable ({error}); copy the checkpoint again"
+        ) from error
     model = empty_model(folder)
     carve(model, plan)
     for unit, place in zip(units(layout, plan), places(model, plan), strict=True):

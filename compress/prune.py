@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from transformers import Qwen2AudioForConditionalGeneration
 
-from compress.units import matrix
+from compress.units import biases, matrix, weight
 from models.qwen2_audio import Place, Source, carved_copy, places
 from space.layout import Layout, Tower
 from space.plan import Plan, Sublayer, uniform_plan
@@ -29,7 +30,9 @@ def kept_columns(importance: Tensor, kept: int, block: int) -> Tensor:
     return (chosen[:, None] * block + torch.arange(block)).reshape(-1)
 
 
-def pruned_model(source: Source, plan: Plan, moments: Moments) -> tuple[nn.Module, dict[str, tuple[Tensor | None, ...]]]:
+def pruned_model(
+    source: Source, plan: Plan, moments: Moments
+) -> tuple[Qwen2AudioForConditionalGeneration, dict[str, tuple[Tensor | None, ...]]]:
     """A model in the plan's shapes with the source's most important heads and channels, and its matrices' moments."""
     model = carved_copy(source, plan)
     whole = {place.name: place for place in places(source.model, uniform_plan(source.layout, WHOLE))}
@@ -64,12 +67,13 @@ def _move(
     if attention:
         heads = columns.view(sublayer.kept, -1)[:, :1] // block
         rows = (heads * tower.head_dim + torch.arange(tower.head_dim)).reshape(-1)
-    for position, (old, new) in enumerate(zip(whole.matrices[:-1], carved.matrices[:-1], strict=True)):
-        chosen = columns if attention and position == 0 else rows
-        new.weight.data.copy_(old.weight.data[chosen])  # type: ignore[union-attr,operator]
-        if getattr(old, "bias", None) is not None:
-            new.bias.data.copy_(old.bias.data[chosen])  # type: ignore[union-attr,operator]
-    carved.matrices[-1].weight.data.copy_(whole.matrices[-1].weight.data[:, columns])  # type: ignore[union-attr,operator]
-    if getattr(whole.matrices[-1], "bias", None) is not None:
-        carved.matrices[-1].bias.data.copy_(whole.matrices[-1].bias.data)  # type: ignore[union-attr,operator]
+    for position, (old, new) in enumerate(zip(whole.matrices, carved.matrices, strict=True)):
+        if position == len(whole.matrices) - 1:
+            weight(new).copy_(weight(old)[:, columns])
+            kept = torch.arange(len(weight(old)))
+        else:
+            kept = columns if attention and position == 0 else rows
+            weight(new).copy_(weight(old)[kept])
+        for old_bias, new_bias in zip(biases(old), biases(new), strict=True):
+            new_bias.data.copy_(old_bias.data[kept])
     return (*moments[:-1], last[columns])

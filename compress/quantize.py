@@ -35,7 +35,7 @@ class Quantized:
 
 
 def _middle(rate: Packed) -> float:
-    return (2**rate.bits - 1) / 2
+    return ((1 << rate.bits) - 1) / 2
 
 
 def quantize(weight: Tensor, rate: Packed, moments: Tensor | None = None) -> Quantized:
@@ -71,7 +71,7 @@ def _levels(values: Tensor, scales: Tensor, rate: Packed) -> Tensor:
 
 
 def pack(codes: Tensor, bits: int) -> bytes:
-    """Codes below 2^bits one after the other, lowest bit first, no gaps between rows; the last byte padded with zeros."""
+    """Codes below 2^bits one after the other, lowest bit first, no gaps between rows; the last byte is zero-padded."""
     flat = codes.numpy().reshape(-1, 1)
     planes = np.unpackbits(flat, axis=1, bitorder="little", count=bits)
     return np.packbits(planes.reshape(-1), bitorder="little").tobytes()

@@ -22,24 +22,35 @@ class UnitWeights:
     vectors: tuple[Tensor, ...]
 
 
+def weight(module: nn.Module) -> Tensor:
+    """A module's weight in its own shape, outside of autograd."""
+    found = module.weight
+    assert isinstance(found, Tensor)
+    return found.data
+
+
+def biases(module: nn.Module) -> list[nn.Parameter]:
+    """A module's bias, if it has one."""
+    return [found for found in (getattr(module, "bias", None),) if isinstance(found, nn.Parameter)]
+
+
 def matrix(module: nn.Module) -> Tensor:
     """A module's weight as (outputs, inputs); convolution kernels are flattened."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.detach().reshape(weight.shape[0], -1)
+    return weight(module).reshape(len(weight(module)), -1)
 
 
 def vectors(place: Place) -> list[nn.Parameter]:
     """The parameters of a place that stay in 16 bits: biases of its matrices, then weights and biases of its norms."""
-    biases = [module.bias for module in place.matrices if getattr(module, "bias", None) is not None]
-    return biases + [parameter for norm in place.norms for parameter in norm.parameters()]  # type: ignore[return-value]
+    of_matrices = [bias for module in place.matrices for bias in biases(module)]
+    return of_matrices + [parameter for norm in place.norms for parameter in norm.parameters()]
 
 
 def encode(unit: Unit, place: Place, moments: Sequence[Tensor | None]) -> UnitWeights:
     """What a place of a carved model is stored as; `moments` are the input second moments of each matrix."""
     stored: list[Quantized | Tensor] = []
     for module, moment in zip(place.matrices, moments, strict=True):
-        weight = matrix(module)
-        stored.append(weight.bfloat16() if unit.rate.bits == 16 else quantize(weight, unit.rate, moment))
+        whole = unit.rate.bits == 16
+        stored.append(matrix(module).bfloat16() if whole else quantize(matrix(module), unit.rate, moment))
     return UnitWeights(unit, tuple(stored), tuple(x.detach().bfloat16() for x in vectors(place)))
 
 
@@ -47,8 +58,7 @@ def put(weights: UnitWeights, place: Place) -> None:
     """Writes a unit's stored values into its place: from here on the model computes what the checkpoint holds."""
     for module, stored in zip(place.matrices, weights.matrices, strict=True):
         values = stored.dequantized() if isinstance(stored, Quantized) else stored
-        target: Tensor = module.weight  # type: ignore[assignment]
-        target.data.copy_(values.view(target.shape))
+        weight(module).copy_(values.view(weight(module).shape))
     for parameter, vector in zip(vectors(place), weights.vectors, strict=True):
         parameter.data.copy_(vector.view(parameter.shape))
 
@@ -62,7 +72,9 @@ def to_bytes(weights: UnitWeights) -> bytes:
         else:
             parts.append(_raw(stored))
     data = b"".join([*parts, *map(_raw, weights.vectors)])
-    assert len(data) == unit_bytes(weights.unit), f"{weights.unit.name}: {len(data)} bytes, not {unit_bytes(weights.unit)}"
+    assert len(data) == unit_bytes(weights.unit), (
+        f"{weights.unit.name}: {len(data)} bytes, not {unit_bytes(weights.unit)}"
+    )
     return data
 
 

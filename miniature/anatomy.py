@@ -55,14 +55,16 @@ def make_processor(tokenizer: Qwen2TokenizerFast) -> Qwen2AudioProcessor:
     return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
-def make_model(tokenizer: Qwen2TokenizerFast) -> Qwen2AudioForConditionalGeneration:
+def make_model(
+    tokenizer: Qwen2TokenizerFast, *, layers: int = 6, vocabulary: int = VOCABULARY
+) -> Qwen2AudioForConditionalGeneration:
     """Random weights in float32: encoder 6 x 192, decoder 6 x 256, ratios of heads and FFN as in the original."""
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     config = Qwen2AudioConfig(
         audio_config={
             "model_type": "qwen2_audio_encoder",
             "d_model": 192,
-            "encoder_layers": 6,
+            "encoder_layers": layers,
             "encoder_attention_heads": 6,
             "encoder_ffn_dim": 768,
             "num_mel_bins": 80,
@@ -70,10 +72,10 @@ def make_model(tokenizer: Qwen2TokenizerFast) -> Qwen2AudioForConditionalGenerat
         },
         text_config={
             "model_type": "qwen2",
-            "vocab_size": VOCABULARY,
+            "vocab_size": vocabulary,
             "hidden_size": 256,
             "intermediate_size": 784,
-            "num_hidden_layers": 6,
+            "num_hidden_layers": layers,
             "num_attention_heads": 8,
             "num_key_value_heads": 8,
             "max_position_embeddings": 1024,

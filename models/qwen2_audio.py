@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,8 +153,10 @@ def _resized(linear: nn.Linear, rows: int | None = None, columns: int | None = N
     if (rows, columns) == (linear.out_features, linear.in_features):
         return linear
     like = linear.weight
-    made = nn.utils.skip_init(nn.Linear, columns, rows, bias=linear.bias is not None, device=like.device)
-    return made.to(like.dtype)
+    with warnings.catch_warnings():
+        # torch warns of matrices without entries; a removed FFN is exactly that
+        warnings.simplefilter("ignore", UserWarning)
+        return nn.Linear(columns, rows, bias=linear.bias is not None, device=like.device, dtype=like.dtype)
 
 
 def _renumber(model: Qwen2AudioForConditionalGeneration) -> None:
@@ -191,8 +194,8 @@ def places(model: Qwen2AudioForConditionalGeneration, plan: Plan) -> Iterator[Pl
             matrices = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
             yield Place(f"decoder.{index}.attention", matrices, (layer.input_layernorm,))
         if spec.ffn.kept:
-            matrices = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-            yield Place(f"decoder.{index}.ffn", matrices, (layer.post_attention_layernorm,))
+            channels = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            yield Place(f"decoder.{index}.ffn", channels, (layer.post_attention_layernorm,))
     yield Place("embedding", (text.embed_tokens,), ())
     yield Place("lm_head", (model.lm_head,), ())
     yield Place("projector", (model.model.multi_modal_projector.linear,), ())

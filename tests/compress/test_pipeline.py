@@ -1,0 +1,136 @@
+"""Plans carried out on a tiny model: predicted bytes are `stat`, what loads back is what was scored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from optuna.distributions import CategoricalDistribution, IntDistribution
+
+from compress.checkpoint import load_checkpoint, write_checkpoint
+from compress.heal import make_lessons
+from compress.importance import measure_moments
+from compress.pipeline import Bank, compress
+from compress.quantize import pack, quantize, unpack
+from models.inputs import make_batch, target_logits
+from models.qwen2_audio import Source
+from proxies.divergence import divergence
+from space.bins import SizeRange
+from space.errors import UserError
+from space.genes import decode, distributions, repair
+from space.plan import RATES, Packed, Plan, plan_from_json, uniform_plan
+from space.size import plan_size
+from tests.tiny import load_tiny, tiny_rows
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def bank(source: Source) -> Bank:
+    rows = tiny_rows(source)
+    pad = source.model.generation_config.pad_token_id
+    return Bank(measure_moments(source, [make_batch(rows, pad)]), make_lessons(source.model, rows, 6))
+
+
+def random_plans(source: Source, count: int) -> Iterator[Plan]:
+    rng = random.Random(5)
+    for seed in range(count):
+        params = {}
+        for name, distribution in distributions(source.layout).items():
+            if isinstance(distribution, IntDistribution):
+                params[name] = rng.randint(distribution.low, distribution.high)
+            else:
+                assert isinstance(distribution, CategoricalDistribution)
+                params[name] = rng.choice(distribution.choices)
+        yield repair(decode(params, source.layout), source.layout, SizeRange("any", 0, 10**9), 0, seed)
+
+
+def test_own_forward_is_the_models_own(source: Source) -> None:
+    rows = tiny_rows(source)
+    batch = make_batch(rows, source.model.generation_config.pad_token_id)
+    keep = torch.arange(batch.features.shape[2])[None] < batch.frames[:, None]
+    with torch.no_grad():
+        stock = source.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            input_features=batch.features[batch.audio_of],
+            feature_attention_mask=keep[batch.audio_of].long(),
+        ).logits
+        ours = target_logits(source.model, batch)
+    torch.testing.assert_close(ours, stock[:, :-1][batch.predicts], atol=2e-5, rtol=1e-4)
+
+
+def test_predicted_bytes_are_stat_and_loaded_logits_are_those_scored(
+    source: Source, bank: Bank, tmp_path: Path
+) -> None:
+    batch = make_batch(tiny_rows(source), source.model.generation_config.pad_token_id)
+    for number, plan in enumerate(random_plans(source, 12)):
+        compressed = compress(source, plan, bank, heal_steps=0, seed=0)
+        written = write_checkpoint(tmp_path / str(number), source, plan, compressed.stored)
+        assert written == plan_size(source.layout, plan, source.fixed_bytes).total
+        loaded, loaded_plan = load_checkpoint(tmp_path / str(number))
+        assert loaded_plan == plan
+        with torch.no_grad():
+            assert torch.equal(target_logits(loaded, batch), target_logits(compressed.model, batch))
+
+
+def test_sixteen_bits_and_nothing_pruned_is_the_source(source: Source, bank: Bank) -> None:
+    compressed = compress(source, uniform_plan(source.layout, RATES[-1]), bank, heal_steps=0, seed=0)
+    assert divergence(compressed.model, bank.lessons) == pytest.approx(0, abs=1e-6)
+
+
+def test_healing_brings_a_pruned_model_closer_to_the_source(source: Source, bank: Bank) -> None:
+    plan = uniform_plan(source.layout, RATES[-1])
+    gone = replace(plan.decoder[1], ffn=replace(plan.decoder[1].ffn, kept=0))
+    plan = replace(plan, decoder=(plan.decoder[0], gone, *plan.decoder[2:]))
+    before = compress(source, plan, bank, heal_steps=0, seed=0).model
+    after = [compress(source, plan, bank, heal_steps=12, seed=7).model for _ in range(2)]
+    assert divergence(after[0], bank.lessons) < 0.8 * divergence(before, bank.lessons)
+    assert divergence(after[0], bank.lessons) == divergence(after[1], bank.lessons)
+
+
+def test_damaged_checkpoints_are_refused(source: Source, bank: Bank, tmp_path: Path) -> None:
+    plan = uniform_plan(source.layout, RATES[0])
+    stored = compress(source, plan, bank, heal_steps=0, seed=0).stored
+    write_checkpoint(tmp_path / "a", source, plan, stored)
+    weights = tmp_path / "a" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not readable"):
+        load_checkpoint(tmp_path / "a")
+    weights.write_bytes(whole)
+    other = plan_from_json((tmp_path / "a" / "plan.json").read_text())
+    (tmp_path / "a" / "plan.json").write_text(replace(other, embedding=RATES[3]).to_json())
+    with pytest.raises(UserError, match="embedding"):
+        load_checkpoint(tmp_path / "a")
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_unpack_inverts_pack(bits: int) -> None:
+    codes = torch.randint(0, 2**bits, (7, 13), generator=torch.Generator().manual_seed(bits)).to(torch.uint8)
+    data = pack(codes, bits)
+    assert len(data) == -(-7 * 13 * bits // 8)
+    assert torch.equal(unpack(data, bits, 7, 13), codes)
+
+
+@pytest.mark.parametrize("columns", [5, 64, 100])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_scales_are_error_optimal_close_to_a_fine_search(bits: int, columns: int) -> None:
+    weight = torch.randn(6, columns, generator=torch.Generator().manual_seed(bits * columns))
+    rate = Packed(bits, 64)
+    error = float((quantize(weight, rate).dequantized() - weight).pow(2).sum())
+    plain = 0.0
+    for row in weight:
+        for start in range(0, columns, 64):
+            group, middle = row[start : start + 64], ((1 << bits) - 1) / 2
+            scales = torch.linspace(0.05, 1.05, 2000)[:, None] * group.abs().max() / middle
+            levels = (group / scales + middle).round().clamp(0, 2 * middle) - middle
+            plain += float((group - levels * scales).pow(2).sum(1).min())
+    assert error <= plain * (1.06 if bits < 8 else 1.25) + 1e-6
