@@ -1,1 +1,172 @@
-"""The command line; search is the default command."""
+"""The command line: ``python launch.py [search|evaluate|size]``; search is the default command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from datasets.utils.logging import disable_progress_bar
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from corpora.roles import BUNDLED as BUNDLED_CORPUS
+from corpora.roles import DIRECTIONS, ROLES
+from models.reference import resolve_model
+from search.inspect import evaluate_folder, measure_size
+from search.report import print_evaluation, print_size, print_summary
+from search.run import run_search
+from search.samplers import SAMPLERS
+from search.settings import SearchSettings
+from space.bins import BIN_NUMBERS
+from space.errors import UserError
+
+_EXAMPLES = """\
+examples:
+  python launch.py --bin 3 --trials 200            the main job, on the bundled 1:1000 model
+  python launch.py --bin 3 --trials 400            the same study goes on to 400 trials
+  python launch.py --max-size 700kB --trials 50    any size instead of a bin
+  python launch.py size studies/bin3/finalists/trial-12/model
+  python launch.py evaluate studies/bin3/finalists/trial-12/model
+  optuna-dashboard sqlite:///studies/bin3/study.db watch a study in the browser
+
+A study lives in studies/NAME: study.db, finalists, summary.json. Run the same command again after any interruption:
+finished trials stay, the study goes on to the total. Bin bounds scale with the source model's bytes.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0] not in _COMMANDS and given[0] not in ("-h", "--help")):
+        given.insert(0, "search")
+    options = _parser().parse_args(given)
+    _quieten()
+    try:
+        result, show = _COMMANDS[options.command](options)
+    except UserError as error:
+        print(f"tightfit: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"tightfit: {error.strerror or error}{where}; what was finished is kept", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tightfit: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        show(result, Console())
+    return 0
+
+
+Shown = tuple[dict[str, Any], Callable[[dict[str, Any], Console], None]]
+
+
+def _search(options: argparse.Namespace) -> Shown:
+    name = options.study or (f"bin{options.bin}" if options.bin is not None else f"max-{options.max_size}")
+    settings = SearchSettings(
+        study=name,
+        trials=options.trials,
+        bin=options.bin,
+        max_size=options.max_size,
+        model=resolve_model(options.model),
+        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        directions=_directions(options),
+        storage=options.storage,
+        sampler=options.sampler,
+        seed=options.seed,
+        device=options.device,
+    )
+    return run_search(settings, Console(stderr=options.json)), print_summary
+
+
+def _evaluate(options: argparse.Namespace) -> Shown:
+    data = Path(options.data) if options.data else BUNDLED_CORPUS
+    return (
+        evaluate_folder(_folder(options), data, _directions(options), options.role, options.batch_size),
+        print_evaluation,
+    )
+
+
+def _size(options: argparse.Namespace) -> Shown:
+    return measure_size(_folder(options)), print_size
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    folder = Path(options.path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder of a checkpoint or a model")
+    return folder
+
+
+def _directions(options: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(part.strip() for part in options.langs.split(",") if part.strip())
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
+    "search": _search,
+    "evaluate": _evaluate,
+    "size": _size,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="launch.py", description=__doc__, epilog=_EXAMPLES, formatter_class=style)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--data", help="folder with one parquet file a role; default: the bundled talks")
+    data.add_argument("--langs", default=",".join(DIRECTIONS), help="directions, comma-separated (%(default)s)")
+
+    search = commands.add_parser(
+        "search",
+        parents=[common, data],
+        help="find the best model that fits (default command)",
+        description="Search for the best model that fits a bin or a size, and store it.",
+        epilog=_EXAMPLES,
+        formatter_class=style,
+    )
+    size = search.add_mutually_exclusive_group(required=True)
+    size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
+    size.add_argument("--max-size", metavar="SIZE", help="instead of a bin: 900kB, 1.5GB, 300MiB; not reached")
+    search.add_argument("--trials", type=int, default=200, help="trials in all, earlier runs included (%(default)s)")
+    search.add_argument("--model", help="folder or hub id of a Qwen2-Audio; default: the bundled 1:1000 model")
+    search.add_argument("--study", help="name of the study; default: after the bin")
+    search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
+    search.add_argument("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} (%(default)s)")
+    search.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
+    search.add_argument("--device", default="auto", choices=("auto", "cpu"), help="where to compute (%(default)s)")
+
+    evaluate = commands.add_parser(
+        "evaluate", parents=[common, data], help="translate and score a checkpoint or a model", formatter_class=style
+    )
+    evaluate.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
+    evaluate.add_argument("--role", default="report", choices=ROLES, help="which examples (%(default)s)")
+    evaluate.add_argument("--batch-size", type=int, default=32, help="utterances at once (%(default)s)")
+    weigh = commands.add_parser("size", parents=[common], help="bytes of a model folder by part, and its bin")
+    weigh.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
+    return parser
+
+
+def _quieten() -> None:
+    """Libraries' own progress and warnings are not for the user of this program."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bar()
+    warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

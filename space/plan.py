@@ -78,13 +78,13 @@ class Plan:
     heal_steps: int
 
     def to_json(self) -> str:
-        """Compact, since it counts: a layer is ``[heads, rate, channels, rate]``."""
+        """Compact, since it counts: a layer is ``[heads, rate, channels, rate]``; heal steps have a fixed width."""
         towers = {
             name: [[x.attention.kept, str(x.attention.rate), x.ffn.kept, str(x.ffn.rate)] for x in getattr(self, name)]
             for name in TOWERS
         }
         tables = {name: str(getattr(self, name)) for name in TABLES}
-        return json.dumps({**towers, **tables, "heal_steps": self.heal_steps}, separators=(",", ":"))
+        return json.dumps({**towers, **tables, "heal_steps": f"{self.heal_steps:06d}"}, separators=(",", ":"))
 
     def layers(self, tower: Tower) -> tuple[Layer, ...]:
         return self.encoder if tower.name == "encoder" else self.decoder

@@ -1,0 +1,33 @@
+"""What ``--model`` may name: nothing (the bundled miniature), a folder, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from space.errors import UserError
+
+BUNDLED = Path(__file__).parent / "bundled"
+_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+
+
+def resolve_model(reference: str | None) -> Path:
+    """The folder of a model. Raises UserError where there is no such folder and no such repository."""
+    if reference is None:
+        return BUNDLED
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
+        raise UserError(f"--model {reference}: no such folder; give a folder or a hub id such as Qwen/Qwen2-Audio-7B")
+    try:
+        return Path(snapshot_download(reference, allow_patterns=_PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--model {reference}: no such folder, and the hub does not give it ({reason}); "
+            "check the name and the connection"
+        ) from error

@@ -1,0 +1,38 @@
+"""What anybody would try first: one rate for everything, or middle layers removed and the rest at few bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from space.bins import SizeRange
+from space.layout import Layout
+from space.plan import RATES, Layer, Packed, Plan, Sublayer, uniform_plan
+from space.size import plan_size
+
+# Bits tried for the baselines, each with groups of 64.
+_RATES = tuple(Packed(bits, 64) for bits in (2, 3, 4, 5, 6, 8))
+_GONE = Layer(Sublayer(0, RATES[0]), Sublayer(0, RATES[0]))
+
+
+def baselines(layout: Layout, size_range: SizeRange, fixed_bytes: int, heal_steps: int) -> Iterator[tuple[str, Plan]]:
+    """Named plans inside the range: for each rate, the fewest middle layers removed from both towers that fit."""
+    for rate in reversed(_RATES):
+        for removed in range(max(layout.encoder.layers, layout.decoder.layers)):
+            plan = without_middle_layers(layout, rate, removed, heal_steps)
+            if size_range.holds(plan_size(layout, plan, fixed_bytes).total):
+                name = f"{removed} middle layers removed" if removed else "uniform"
+                yield f"{name}, {rate.bits} bits", plan
+                break
+
+
+def without_middle_layers(layout: Layout, rate: Packed, removed: int, heal_steps: int) -> Plan:
+    """Everything at one rate, `removed` layers gone from the middle of each tower; each tower keeps at least one."""
+    plan = uniform_plan(layout, rate, heal_steps)
+
+    def cut(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        count = min(removed, len(layers) - 1)
+        first = (len(layers) - count + 1) // 2
+        return (*layers[:first], *(_GONE,) * count, *layers[first + count :])
+
+    return replace(plan, encoder=cut(plan.encoder), decoder=cut(plan.decoder))

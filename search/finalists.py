@@ -1,0 +1,136 @@
+"""Finalists: healed in full, written, weighed, loaded back, translated; the champion is chosen on the select role."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from compress.checkpoint import load_checkpoint, write_checkpoint
+from compress.pipeline import compress
+from corpora.roles import DIRECTIONS, Corpus
+from models.qwen2_audio import Source
+from scoring.metrics import score
+from scoring.translate import DECODING, translate
+from search.workbench import Workbench
+from space.bins import SizeRange
+from space.genes import decode
+from space.plan import Plan
+from space.size import plan_parameters, plan_size
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The data, directions and decoding that every full evaluation of a study shares."""
+
+    corpus: Corpus
+    directions: Sequence[str]
+    processor: Any
+    batch_size: int = 32
+
+    def scores(self, model: Any, role: str) -> dict[str, dict[str, Any]]:
+        """BLEU, chrF and signatures by direction on a role."""
+        examples = self.corpus.examples(role)
+        table: dict[str, dict[str, Any]] = {}
+        for direction in self.directions:
+            language = DIRECTIONS[direction]
+            hypotheses = translate(model, self.processor, examples, language, batch_size=self.batch_size)
+            scores = score(hypotheses, [example.references[language] for example in examples], language)
+            table[direction] = {**scores.to_dict(), "signatures": [*scores.signatures, f"decoding|{DECODING}"]}
+        return table
+
+
+def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTrial | None]:
+    """The first `count` trials of the Pareto front by quality, and the best baseline, which is examined alike."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    front = sorted(study.best_trials, key=lambda trial: trial.values[0]) if complete else []
+    baselines = sorted(
+        (trial for trial in complete if "baseline" in trial.user_attrs), key=lambda trial: trial.values[0]
+    )
+    return front[:count], (baselines[0] if baselines else None)
+
+
+def examine(
+    trial: FrozenTrial,
+    workbench: Workbench,
+    exam: Exam,
+    folder: Path,
+    *,
+    size_range: SizeRange,
+    heal_steps: int,
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Carries a trial's plan out in full and scores what is loaded back; a finished one is only read.
+
+    The report role is not touched here. Raises AssertionError if an artefact leaves the range or its prediction.
+    """
+    result_path = folder / RESULT
+    if result_path.exists():
+        known: dict[str, Any] = json.loads(result_path.read_text())
+        if known["heal_steps"] == heal_steps and (folder / "model" / "plan.json").exists():
+            return known
+    source = workbench.source
+    plan = replace(decode(trial.params, source.layout), heal_steps=heal_steps)
+    predicted = plan_size(source.layout, plan, source.fixed_bytes).total
+    on_disk = write_finalist(workbench, plan, trial.user_attrs["seed"], folder / "model", progress)
+    assert on_disk == predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
+    assert size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of {size_range}"
+    model, _ = load_checkpoint(folder / "model")
+    result = {
+        "trial": trial.number,
+        "baseline": trial.user_attrs.get("baseline"),
+        "bytes_predicted": predicted,
+        "bytes_on_disk": on_disk,
+        "parameters": plan_parameters(source.layout, plan),
+        "path": str(folder / "model"),
+        "heal_steps": heal_steps,
+        "select": exam.scores(model, "select"),
+    }
+    write_whole(result_path, json.dumps(result, indent=1, ensure_ascii=False))
+    return result
+
+
+def write_finalist(workbench: Workbench, plan: Plan, seed: int, folder: Path, progress: Callable[[int], None]) -> int:
+    """Heals for the plan's steps, quantises and writes; returns the bytes on disk."""
+    done = compress(workbench.source, plan, workbench.bank, heal_steps=plan.heal_steps, seed=seed, progress=progress)
+    return write_checkpoint(folder, workbench.source, plan, done.stored)
+
+
+def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:
+    """The result with its scores on the report role, which is opened for finalists only."""
+    if "scores" not in result:
+        model, _ = load_checkpoint(folder / "model")
+        result = {**result, "scores": exam.scores(model, "report")}
+        write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
+    return result
+
+
+def source_scores(source: Source, exam: Exam, path: Path) -> dict[str, Any]:
+    """Scores of the uncompressed model on the report role; kept with the study."""
+    if path.exists():
+        known: dict[str, Any] = json.loads(path.read_text())
+        return known
+    scores = exam.scores(source.model, "report")
+    write_whole(path, json.dumps(scores, indent=1, ensure_ascii=False))
+    return scores
+
+
+def mean_chrf(scores: dict[str, dict[str, Any]]) -> float:
+    """Mean over directions: what the champion is chosen by."""
+    total: float = sum(direction["chrf"] for direction in scores.values())
+    return total / len(scores)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,172 @@
+"""The main job from settings to summary: trials, finalists, champion."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from corpora.roles import open_corpus
+from models.qwen2_audio import Source, load_source
+from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
+from search.loop import SearchSpace, run_trials
+from search.samplers import RepairingSampler, make_inner
+from search.settings import SearchSettings, comparability
+from search.study import driver_lock, open_study, storage_errors
+from search.workbench import Workbench, make_workbench
+from space.bins import SizeRange, format_bytes
+from space.genes import repair, smallest_plan
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search under way: its settings and what was loaded for it."""
+
+    settings: SearchSettings
+    source: Source
+    size_range: SizeRange
+    study: optuna.Study
+    workbench: Workbench
+    exam: Exam
+    console: Console
+
+
+def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
+    """Runs or resumes the study to its total and returns what summary.json holds. Raises UserError for mistakes."""
+    started = time.monotonic()
+    settings.check()
+    inner = make_inner(settings.sampler, settings.seed)
+    source = load_source(settings.model)
+    size_range = settings.size_range(source.layout)
+    # Asks whether anything fits before a study is touched.
+    repair(smallest_plan(source.layout), source.layout, size_range, source.fixed_bytes, 0)
+    corpus = open_corpus(settings.data)
+    shared = comparability(settings, size_range, corpus.fingerprint())
+    corpus.examples("calibrate")
+    with driver_lock(settings.folder):
+        sampler = RepairingSampler(inner, source.layout, size_range, source.fixed_bytes, settings.seed)
+        study = open_study(settings, shared, sampler)
+        console.print(
+            f"[bold]tightfit[/] {size_range.name}: {format_bytes(size_range.least_bytes)} to "
+            f"{format_bytes(size_range.bound_bytes)}, source {format_bytes(source.layout.source_bytes)}"
+            f" (bins scale with the source), study {settings.folder}"
+        )
+        with console.status("measuring the source: moments and teacher"):
+            workbench = make_workbench(source, corpus, settings.languages)
+        exam = Exam(corpus, settings.directions, source.processor)
+        job = Job(settings, source, size_range, study, workbench, exam, console)
+        with storage_errors(settings.storage or str(settings.folder / "study.db")):
+            _search(job)
+            results, baseline = _finals(job)
+        summary = _summary(job, results, baseline, time.monotonic() - started)
+        write_whole(settings.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
+    return summary
+
+
+def _search(job: Job) -> None:
+    space = SearchSpace(job.size_range, job.source.fixed_bytes, job.settings.seed)
+    done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
+    with _progress(job.console) as progress:
+        task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
+
+        def on_trial(trial: FrozenTrial) -> None:
+            complete = job.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            best = min((other.values[0] for other in complete), default=float("nan"))
+            progress.update(task, advance=1, description=f"trials, best divergence {best:.3f}")
+            if not job.console.is_terminal and (trial.number + 1) % 20 == 0:
+                job.console.print(f"trial {trial.number + 1} of {job.settings.trials}, best divergence {best:.3f}")
+
+        run_trials(job.study, job.workbench, space, job.settings.trials, on_trial)
+
+
+def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Results of the finalists and of the best baseline, report scores included."""
+    front, baseline = choose(job.study, job.settings.finalists)
+    trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
+    results: dict[int, dict[str, Any]] = {}
+    for number, trial in trials.items():
+        with _progress(job.console) as progress:
+            task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
+            results[number] = examine(
+                trial,
+                job.workbench,
+                job.exam,
+                _finalist_folder(job, number),
+                size_range=job.size_range,
+                heal_steps=job.settings.finalist_heal_steps,
+                progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
+            )
+    with job.console.status("scoring on the report role"):
+        for number in trials:
+            results[number] = report_scores(results[number], job.exam, _finalist_folder(job, number))
+    return [results[trial.number] for trial in front], (results[baseline.number] if baseline else None)
+
+
+def _finalist_folder(job: Job, number: int) -> Path:
+    return job.settings.folder / "finalists" / f"trial-{number}"
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
+
+
+def _summary(
+    job: Job, results: list[dict[str, Any]], baseline: dict[str, Any] | None, seconds: float
+) -> dict[str, Any]:
+    trials = job.study.get_trials(deepcopy=False)
+    states = {name: sum(t.state == state for t in trials) for name, state in _STATES.items()}
+    outside = [t for t in trials if "bytes" in t.user_attrs and not job.size_range.holds(t.user_attrs["bytes"])]
+    everything = [*results, *([baseline] if baseline and baseline not in results else [])]
+    champion = max(everything, key=lambda result: mean_chrf(result["select"]), default=None)
+    status = job.console.status("scoring the uncompressed model") if job.console.is_terminal else nullcontext()
+    with status:
+        source = source_scores(job.source, job.exam, job.settings.folder / "source.json")
+    return {
+        "study": job.settings.study,
+        "bin": job.settings.bin,
+        "range": job.size_range.name,
+        "least_bytes": job.size_range.least_bytes,
+        "bound_bytes": job.size_range.bound_bytes,
+        "trials": states,
+        "out_of_bin_trials": len(outside),
+        "finalists": [_row(result) for result in results],
+        "champion": _row(champion) if champion else None,
+        "source": {
+            "bytes": job.source.layout.source_bytes,
+            "parameters": job.source.layout.parameters,
+            "scores": {direction: _plain(scores) for direction, scores in source.items()},
+        },
+        "baselines": [_row(baseline) | {"name": baseline["baseline"]}] if baseline else [],
+        "seconds": round(seconds, 1),
+        "signatures": {direction: scores["signatures"] for direction, scores in source.items()},
+    }
+
+
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    keys = ("trial", "bytes_predicted", "bytes_on_disk", "parameters", "path", "heal_steps")
+    scores = {direction: _plain(scores) for direction, scores in result["scores"].items()}
+    return {
+        **{key: result[key] for key in keys},
+        "scores": scores,
+        "select_chrf": round(mean_chrf(result["select"]), 2),
+    }
+
+
+def _plain(scores: dict[str, Any]) -> dict[str, float]:
+    return {metric: scores[metric] for metric in ("bleu", "chrf")}

@@ -1,0 +1,81 @@
+"""Samplers by name, each wrapped so that what is stored as a trial's params is a plan inside the bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from space.bins import SizeRange
+from space.errors import UserError
+from space.genes import decode, distributions, encode, repair
+from space.layout import Layout
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20, warn_independent_sampling=False),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
+    "nsga3": lambda seed: NSGAIIISampler(seed=seed, population_size=20),
+    "qmc": lambda seed: QMCSampler(seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
+
+
+class RepairingSampler(BaseSampler):
+    """Lets an inner sampler propose, repairs the proposal into the range, and hands out the repaired parameters.
+
+    Deterministic in the seed and the trials so far; after a resume the inner sampler is seeded by the next number.
+    """
+
+    def __init__(self, inner: BaseSampler, layout: Layout, size_range: SizeRange, fixed_bytes: int, seed: int) -> None:
+        self._inner = inner
+        self._layout = layout
+        self._size_range = size_range
+        self._fixed_bytes = fixed_bytes
+        self._seed = seed
+        self._space = distributions(layout)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if "fixed_params" in trial.system_attrs:
+            return dict(trial.system_attrs["fixed_params"])
+        known = self._inner.infer_relative_search_space(study, trial)
+        params = dict(self._inner.sample_relative(study, trial, known))
+        for name, distribution in search_space.items():
+            if name not in params:
+                params[name] = self._inner.sample_independent(study, trial, name, distribution)
+        plan = decode(params, self._layout)
+        seed = self._seed * 1_000_003 + trial.number
+        whole = encode(repair(plan, self._layout, self._size_range, self._fixed_bytes, seed), self._layout)
+        # Parameters reach the storage one by one. Written here at once, in the form of an enqueued trial, they
+        # survive a kill between two of them: who takes the trial up again gets this very plan.
+        study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", whole)
+        return whole
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise AssertionError(f"{param_name} is not in the space: every parameter is sampled together")
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._inner.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._inner.after_trial(study, trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._inner.reseed_rng()
+
+
+def make_inner(name: str, seed: int) -> BaseSampler:
+    """The sampler of a name. Raises UserError for another name."""
+    if name not in SAMPLERS:
+        raise UserError(f"--sampler {name}: not one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name](seed)

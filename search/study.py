@@ -1,0 +1,104 @@
+"""The Optuna study: storage, the settings its trials share, the lock of its one driver."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from search.settings import SearchSettings
+from space.errors import UserError
+
+# Two objectives, both minimised.
+OBJECTIVES = ("divergence after healing (nats a token)", "bytes")
+_SETTINGS_KEY = "settings"
+
+
+def open_study(settings: SearchSettings, shared: dict[str, Any], sampler: BaseSampler) -> optuna.Study:
+    """The study of this name, made or taken up. Raises UserError where settings differ or the storage fails."""
+    url = settings.storage or f"sqlite:///{settings.folder / 'study.db'}"
+    with storage_errors(url):
+        storage = _storage(url)
+        study = optuna.create_study(
+            storage=storage,
+            sampler=sampler,
+            study_name=settings.study,
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+        before = study.user_attrs.get(_SETTINGS_KEY)
+        if before is None:
+            study.set_metric_names(list(OBJECTIVES))
+            study.set_user_attr(_SETTINGS_KEY, shared)
+        else:
+            _refuse_difference(settings.study, before, shared)
+        return study
+
+
+def _storage(url: str) -> RDBStorage:
+    # A locked database is waited for, a moment only: a person is watching.
+    arguments = {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {}
+    try:
+        return RDBStorage(url, engine_kwargs=arguments)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise UserError(
+            f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db or postgresql://host/name"
+        ) from error
+
+
+def _refuse_difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        changes = "; ".join(f"{key} was {json.dumps(before.get(key))}, now {json.dumps(now[key])}" for key in differing)
+        raise UserError(
+            f"study {name!r} was made with other settings ({changes}); take its settings or another --study"
+        )
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turns what a storage raises into one line for the user."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise UserError(
+            f"storage {url}: {reason}; finished trials are kept, run the same command when it is mended"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def driver_lock(folder: Path) -> Iterator[None]:
+    """Held by the one process that drives a study; falls with the process. Raises UserError naming the other one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "driver.lock").open("a+") as file:
+        _lock(file, folder)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read() or "another process"
+        raise UserError(f"study in {folder} is driven by {holder}; wait for it or choose another --study") from None

@@ -1,0 +1,83 @@
+"""What a worker keeps in memory: source model, bank and the proxy role's rows; it turns a plan into scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from compress.heal import Lesson, make_lessons
+from compress.importance import measure_moments
+from compress.pipeline import Bank, compress
+from corpora.roles import Corpus, Example
+from models.inputs import Row, batches, featurize, make_row
+from models.qwen2_audio import Source
+from proxies.divergence import divergence
+from space.plan import Plan
+
+_BATCH_ROWS = 48
+# Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
+RUNG_UTTERANCES = (8, 48)
+RUNGS = ("few examples", "more examples", "healed")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Divergence (nats a token) by rung reached, in order, and seconds; `pruned` where a rung ended the trial."""
+
+    divergences: tuple[float, ...]
+    seconds: float
+    pruned: bool
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Everything a trial needs; made once, shared by all trials."""
+
+    source: Source
+    bank: Bank
+    proxy: Sequence[Lesson] = field(repr=False)
+    rows_an_utterance: int = 2
+
+    def evaluate(self, plan: Plan, seed: int, promote: Callable[[int, float], bool]) -> Evaluation:
+        """Scores a plan rung by rung; `promote(rung, divergence)` says whether the next rung is worth its time."""
+        started = time.monotonic()
+        scores: list[float] = []
+
+        def done(pruned: bool) -> Evaluation:
+            return Evaluation(tuple(scores), time.monotonic() - started, pruned)
+
+        model = compress(self.source, plan, self.bank, heal_steps=0, seed=seed).model
+        for rung, utterances in enumerate(RUNG_UTTERANCES):
+            scores.append(divergence(model, self.proxy[: utterances * self.rows_an_utterance], _BATCH_ROWS))
+            if not promote(rung, scores[-1]):
+                return done(pruned=True)
+        if plan.heal_steps:
+            model = compress(self.source, plan, self.bank, heal_steps=plan.heal_steps, seed=seed).model
+            last = RUNG_UTTERANCES[-1] * self.rows_an_utterance
+            scores.append(divergence(model, self.proxy[:last], _BATCH_ROWS))
+        else:
+            scores.append(scores[-1])
+        return done(pruned=False)
+
+
+def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> Workbench:
+    """Measures the bank on the calibrate role and the teacher on the proxy role."""
+    calibrate = make_rows(source, corpus.examples("calibrate"), languages)
+    proxy = make_rows(source, corpus.examples("proxy")[: max(RUNG_UTTERANCES)], languages)
+    pad = source.processor.tokenizer.pad_token_id
+    with torch.no_grad():
+        moments = measure_moments(source, batches(calibrate[: 2 * _BATCH_ROWS], _BATCH_ROWS, pad))
+    bank = Bank(moments, make_lessons(source.model, calibrate, _BATCH_ROWS))
+    return Workbench(source, bank, make_lessons(source.model, proxy, _BATCH_ROWS), len(languages))
+
+
+def make_rows(source: Source, examples: Sequence[Example], languages: Sequence[str]) -> list[Row]:
+    """A row for each utterance and language, utterance by utterance."""
+    rows = []
+    for example in examples:
+        speech = featurize(source.processor, example.audio)
+        rows += [make_row(source.processor, speech, code, example.references[code]) for code in languages]
+    return rows
