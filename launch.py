@@ -84,6 +84,8 @@ def _search(options: argparse.Namespace) -> Shown:
         sampler=options.sampler,
         seed=options.seed,
         device=options.device,
+        finalists=options.finalists,
+        finalist_heal_steps=options.heal_steps,
     )
     return run_search(settings, Console(stderr=options.json)), print_summary
 
@@ -144,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--study", help="name of the study; default: after the bin")
     search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
     search.add_argument("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} (%(default)s)")
+    search.add_argument("--finalists", type=int, default=3, help="Pareto-optimal trials evaluated fully (%(default)s)")
+    search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
     search.add_argument("--device", default="auto", choices=("auto", "cpu"), help="where to compute (%(default)s)")
 

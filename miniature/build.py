@@ -32,7 +32,7 @@ def main() -> None:
     """Builds corpus and model, or goes on where a build was stopped."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--stop-after", type=int, default=None, help="stop at this step; the schedule stays as it is")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "miniature", help="features and training state")
     options = parser.parse_args()

@@ -58,6 +58,11 @@ class SearchSettings:
         """Raises UserError for numbers and names that ask for nothing that can be done."""
         if self.trials < 1:
             raise UserError(f"--trials {self.trials}: a study needs at least 1 trial; the main job asks for 200")
+        if self.finalists < 1 or self.finalist_heal_steps < 0:
+            raise UserError(
+                f"--finalists {self.finalists}, --heal-steps {self.finalist_heal_steps}: "
+                "at least 1 finalist and not fewer than 0 steps"
+            )
         unknown = [direction for direction in self.directions if direction not in DIRECTIONS]
         if unknown or not self.directions:
             raise UserError(f"--langs {','.join(self.directions)}: choose from {', '.join(DIRECTIONS)}")

@@ -1,0 +1,52 @@
+"""Translation: the same text whatever the batch; scores equal sacrebleu's own functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from corpora.roles import BUNDLED, ROLES, Example, open_corpus
+from models.qwen2_audio import Source
+from scoring.metrics import score
+from scoring.translate import translate
+from tests.tiny import load_tiny
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def test_batch_size_changes_no_translation(source: Source) -> None:
+    rng = np.random.default_rng(3)
+    examples = [
+        Example(str(n), "talk", rng.standard_normal(9000 + 4000 * n).astype(np.float32) * 0.1, {}) for n in range(5)
+    ]
+    one = translate(source.model, source.processor, examples, "de", batch_size=1)
+    assert len(set(one)) > 1
+    assert translate(source.model, source.processor, examples, "de", batch_size=3) == one
+    assert translate(source.model, source.processor, examples, "de", batch_size=5) == one
+
+
+def test_scores_are_sacrebleus() -> None:
+    hypotheses, references = ["Das Modell ist klein.", "Ja."], ["Das Modell ist sehr klein.", "Nein."]
+    scores = score(hypotheses, references, "de")
+    assert scores.bleu == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [references]).score)
+    assert scores.chrf == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [references]).score)
+    chinese = score(["模型很小。"], ["模型非常小。"], "zh")
+    assert chinese.bleu == pytest.approx(sacrebleu.corpus_bleu(["模型很小。"], [["模型非常小。"]], tokenize="zh").score)
+    assert "tok:zh" in chinese.signatures[0]
+    assert "tok:13a" in scores.signatures[0]
+
+
+def test_bundled_roles_share_no_talk_and_no_sentence() -> None:
+    corpus = open_corpus(BUNDLED)
+    talks = {role: {example.talk for example in corpus.examples(role)} for role in ROLES}
+    texts = {role: {example.references["de"] for example in corpus.examples(role)} for role in ROLES}
+    for first in ROLES:
+        assert len(talks[first]) >= 4
+        for second in ROLES:
+            if first < second:
+                assert not talks[first] & talks[second]
+                assert not texts[first] & texts[second]

@@ -1,0 +1,246 @@
+"""A whole search on a tiny random model: the bound, resuming, refusals, the summary."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow.parquet as pq
+import pytest
+from optuna.trial import TrialState
+
+import launch
+from compress.checkpoint import folder_bytes, load_checkpoint
+from corpora.roles import BUNDLED
+from search.loop import promising
+from tests.tiny import write_tiny
+
+ROOT = Path(__file__).parents[2]
+TRIALS = 8
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first utterances of each role of the bundled corpus: enough for the machinery."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for role, count in {"calibrate": 6, "proxy": 6, "select": 2, "report": 2}.items():
+        pq.write_table(pq.read_table(BUNDLED / f"{role}.parquet").slice(0, count), folder / f"{role}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(model: Path, corpus: Path) -> list[str]:
+    return ["--bin", "2", "--model", str(model), "--data", str(corpus), "--heal-steps", "2", "--finalists", "2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path:
+    """The folder a finished study of TRIALS trials was run in."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert launch.main([*words, "--trials", str(TRIALS)]) == 0
+    return folder
+
+
+@pytest.fixture
+def study_copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished study, entered."""
+    shutil.copytree(finished / "studies", tmp_path / "studies")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "studies" / "bin2"
+
+
+def summary_of(study: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((study / "summary.json").read_text())
+    return loaded
+
+
+def trials_of(study: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=study.name, storage=f"sqlite:///{study / 'study.db'}").trials
+
+
+def test_every_trial_and_every_artefact_is_inside_the_bin(finished: Path) -> None:
+    study = finished / "studies" / "bin2"
+    summary = summary_of(study)
+    assert sum(summary["trials"].values()) == TRIALS
+    assert summary["out_of_bin_trials"] == 0
+    for trial in trials_of(study):
+        assert summary["least_bytes"] <= trial.user_attrs["bytes"] < summary["bound_bytes"]
+    assert summary["finalists"]
+    for finalist in summary["finalists"]:
+        folder = finished / finalist["path"]
+        assert folder_bytes(folder) == finalist["bytes_on_disk"] == finalist["bytes_predicted"]
+        assert summary["least_bytes"] <= finalist["bytes_on_disk"] < summary["bound_bytes"]
+        assert set(finalist["scores"]) == {"en-de", "en-zh"}
+        load_checkpoint(folder)
+
+
+def test_baselines_are_the_first_trials_and_reach_the_last_rung(finished: Path) -> None:
+    trials = trials_of(finished / "studies" / "bin2")
+    named = [trial.number for trial in trials if "baseline" in trial.user_attrs]
+    assert named == list(range(len(named)))
+    assert named
+    assert all(trials[number].state == TrialState.COMPLETE for number in named)
+
+
+def test_the_same_command_goes_on_and_changes_nothing_finished(study_copy: Path, words: list[str]) -> None:
+    before = {trial.number: (trial.params, trial.values, trial.datetime_complete) for trial in trials_of(study_copy)}
+    assert launch.main([*words, "--trials", str(TRIALS + 2)]) == 0
+    after = {trial.number: (trial.params, trial.values, trial.datetime_complete) for trial in trials_of(study_copy)}
+    assert len(after) == TRIALS + 2
+    assert {number: after[number] for number in before} == before
+
+
+def test_same_seed_gives_the_same_plans(
+    finished: Path, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert launch.main([*words, "--trials", str(TRIALS)]) == 0
+    first, second = trials_of(finished / "studies" / "bin2"), trials_of(tmp_path / "studies" / "bin2")
+    assert [trial.params for trial in first] == [trial.params for trial in second]
+    assert [trial.values for trial in first] == [trial.values for trial in second]
+
+
+def test_other_settings_are_refused_with_the_difference_named(
+    study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = (study_copy / "study.db").read_bytes()
+    assert launch.main([*words, "--trials", "9", "--seed", "1"]) == 2
+    assert "seed was 0, now 1" in capsys.readouterr().err
+    assert (study_copy / "study.db").read_bytes() == database
+
+
+def test_a_second_driver_is_told_of_the_first(
+    study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (study_copy / "driver.lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert launch.main([*words, "--trials", "9"]) == 2
+    assert "driven by process" in capsys.readouterr().err
+
+
+def test_a_locked_database_is_one_line(study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    connection = sqlite3.connect(study_copy / "study.db")
+    connection.execute("BEGIN EXCLUSIVE")
+    assert launch.main([*words, "--trials", "9"]) == 2
+    connection.close()
+    error = capsys.readouterr().err
+    assert "database is locked" in error
+    assert error.count("\n") == 1
+
+
+def test_a_kill_loses_no_finished_trial(tmp_path: Path, words: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "launch.py"), *words, "--trials", str(TRIALS)]
+    study = tmp_path / "studies" / "bin2"
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and _finished_trials(study) < 3:
+        assert process.poll() is None, "the search ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed = {trial.number: trial for trial in trials_of(study)}
+    done = {number: trial for number, trial in killed.items() if trial.state.is_finished()}
+    assert len(done) >= 3
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    trials = trials_of(study)
+    assert len(trials) == TRIALS
+    assert all(trial.state.is_finished() for trial in trials)
+    for number, trial in done.items():
+        assert trials[number].datetime_complete == trial.datetime_complete
+    for number, trial in killed.items():
+        assert trial.params.items() <= trials[number].params.items()
+
+
+def _finished_trials(study: Path) -> int:
+    if not (study / "study.db").exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{study / 'study.db'}?mode=ro", uri=True) as connection:
+            rows = connection.execute("SELECT COUNT(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED')").fetchone()
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        time.sleep(0.05)
+    return int(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bin", "9"], "no such bin"),
+        (["--bin", "3", "--trials", "0"], "--trials 0"),
+        (["--bin", "3", "--model", "/no/such/model"], "no such folder"),
+        (["--bin", "3", "--langs", "en-fr"], "--langs en-fr"),
+        (["--bin", "3", "--data", "/no/such/data"], "/no/such/data"),
+        (["--bin", "3", "--sampler", "oracle"], "--sampler oracle"),
+        (["--bin", "3", "--study", "../escape"], "one folder name"),
+        (["--max-size", "1kB"], "nothing fits"),
+        (["--max-size", "huge"], "not a size"),
+        (["size", "/no/such/folder"], "no such folder"),
+        (["evaluate", "/no/such/folder"], "no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_touches_no_study(
+    words: list[str],
+    message: str,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    request.getfixturevalue("monkeypatch").chdir(tmp_path)
+    if words[0].startswith("--") and "--model" not in words:
+        words = [*words, "--model", str(model)]
+    assert launch.main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("tightfit: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "studies").exists()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/such/folder/x.db", "oracle9://x/y"])
+def test_a_wrong_storage_is_one_line(
+    url: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert launch.main([*words, "--trials", "1", "--storage", url]) == 2
+    error = capsys.readouterr().err
+    assert url in error
+    assert error.count("\n") == 1
+
+
+def test_unreadable_data_and_a_model_without_weights_are_one_line(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(corpus, tmp_path / "data")
+    (tmp_path / "data" / "calibrate.parquet").write_bytes(b"this is no parquet file")
+    assert launch.main(["--bin", "2", "--model", str(model), "--data", str(tmp_path / "data")]) == 2
+    assert "calibrate.parquet" in capsys.readouterr().err
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    assert launch.main(["--bin", "2", "--model", str(tmp_path / "model")]) == 2
+    assert "no safetensors weights" in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_third_of_a_rung_goes_on() -> None:
+    earlier = [float(n) for n in range(20)]
+    assert [promising(float(n) - 0.5, earlier) for n in (0, 3, 6, 7, 8, 20)] == [True, True, True, False, False, False]
+    assert promising(99.0, earlier[:3])
