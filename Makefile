@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make search` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
-MODULES = launch.py space models corpora compress proxies scoring search
+BENCHMARKS = miniature bytes
 
 .PHONY: venv search test check bench miniature
 
@@ -26,7 +26,7 @@ check: venv
 	$(BIN)/python -m pytest
 
 bench: venv
-	for bench in benchmarks/*.py; do $(BIN)/python $$bench || exit 1; done
+	for bench in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$bench || exit 1; done
 
 miniature: venv
 	$(BIN)/python -m miniature.build

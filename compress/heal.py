@@ -56,11 +56,13 @@ def heal(
         adapted = get_peft_model(model, config)
         parameters = [p for p in adapted.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=settings.peak_rate, betas=(0.9, 0.98), weight_decay=0.0)
-        order = _order(len(lessons), steps * settings.batch_rows, seed)
+        groups = _by_utterance(lessons)
+        groups_a_step = max(1, settings.batch_rows * len(groups) // len(lessons))
+        order = _order(len(groups), steps * groups_a_step, seed)
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.peak_rate * min((step + 1) / max(1, steps // 10), 1 - step / steps)
-            chosen = [lessons[i] for i in order[step * settings.batch_rows :][: settings.batch_rows]]
+            chosen = [x for i in order[step * groups_a_step :][:groups_a_step] for x in groups[i]]
             loss = distillation_loss(adapted.get_base_model(), chosen, pad, settings.reference_share)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -79,6 +81,14 @@ def _targets(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.weight.numel() and "lm_head" not in name
     ]
+
+
+def _by_utterance(lessons: Sequence[Lesson]) -> list[list[Lesson]]:
+    """Lessons of one utterance together: its directions share the encoder's pass."""
+    groups: dict[int, list[Lesson]] = {}
+    for lesson in lessons:
+        groups.setdefault(id(lesson.row.speech), []).append(lesson)
+    return list(groups.values())
 
 
 def _order(count: int, wanted: int, seed: int) -> list[int]:

@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import baselines
+from search.samplers import trial_seed
 from search.workbench import Workbench
 from space.bins import SizeRange
 from space.genes import HEAL_STEPS, decode, distributions, encode
@@ -30,6 +31,7 @@ class SearchSpace:
     size_range: SizeRange
     fixed_bytes: int
     seed: int
+    signature: str
 
 
 def run_trials(
@@ -79,18 +81,19 @@ def _run(
     plan = suggest(trial, layout)
     size_bytes = plan_size(layout, plan, space.fixed_bytes).total
     assert space.size_range.holds(size_bytes), f"trial {trial.number}: {size_bytes} bytes are outside of the range"
-    trial_seed = space.seed * 1_000_003 + trial.number
+    seed = trial_seed(space.seed, trial.number)
     baseline = "baseline" in trial.user_attrs
     earlier = _rung_scores(study)
 
     def promote(rung: int, divergence: float) -> bool:
         return baseline or promising(divergence, earlier[rung])
 
-    evaluation = workbench.evaluate(plan, trial_seed, promote)
+    evaluation = workbench.evaluate(plan, seed, promote)
     trial.set_user_attr("divergences", list(evaluation.divergences))
     trial.set_user_attr("bytes", size_bytes)
     trial.set_user_attr("seconds", round(evaluation.seconds, 3))
-    trial.set_user_attr("seed", trial_seed)
+    trial.set_user_attr("seed", seed)
+    trial.set_user_attr("signature", space.signature)
     if evaluation.pruned:
         study.tell(trial, state=TrialState.PRUNED)
     else:

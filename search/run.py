@@ -18,14 +18,15 @@ from corpora.roles import open_corpus
 from models.qwen2_audio import Source, load_source
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import SearchSpace, run_trials
-from search.samplers import RepairingSampler, make_inner
+from search.samplers import RepairingSampler, sampler_named
 from search.settings import SearchSettings, comparability
 from search.study import driver_lock, open_study, storage_errors
-from search.workbench import Workbench, make_workbench
+from search.workbench import SIGNATURE, Workbench, make_workbench
 from space.bins import SizeRange, format_bytes
 from space.genes import repair, smallest_plan
 
 SUMMARY = "summary.json"
+VERSION = "0.1.0"
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ class Job:
     workbench: Workbench
     exam: Exam
     console: Console
+    signature: str
 
 
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     """Runs or resumes the study to its total and returns what summary.json holds. Raises UserError for mistakes."""
     started = time.monotonic()
     settings.check()
-    inner = make_inner(settings.sampler, settings.seed)
+    make_inner = sampler_named(settings.sampler)
     source = load_source(settings.model)
     size_range = settings.size_range(source.layout)
     # Asks whether anything fits before a study is touched.
@@ -54,7 +56,9 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     shared = comparability(settings, size_range, corpus.fingerprint())
     corpus.examples("calibrate")
     with driver_lock(settings.folder):
-        sampler = RepairingSampler(inner, source.layout, size_range, source.fixed_bytes, settings.seed)
+        sampler = RepairingSampler(
+            make_inner, source.layout, size_range, fixed_bytes=source.fixed_bytes, seed=settings.seed
+        )
         study = open_study(settings, shared, sampler)
         console.print(
             f"[bold]tightfit[/] {size_range.name}: {format_bytes(size_range.least_bytes)} to "
@@ -63,18 +67,21 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         )
         with console.status("measuring the source: moments and teacher"):
             workbench = make_workbench(source, corpus, settings.languages)
+        signature = f"{SIGNATURE}|model:{shared['model']}|data:{shared['data']}|tightfit:{VERSION}"
         exam = Exam(corpus, settings.directions, source.processor)
-        job = Job(settings, source, size_range, study, workbench, exam, console)
+        job = Job(settings, source, size_range, study, workbench, exam, console, signature)
         with storage_errors(settings.storage or str(settings.folder / "study.db")):
             _search(job)
             results, baseline = _finals(job)
-        summary = _summary(job, results, baseline, time.monotonic() - started)
+            seconds = round(study.user_attrs.get("seconds", 0) + time.monotonic() - started, 1)
+            study.set_user_attr("seconds", seconds)
+        summary = _summary(job, results, baseline, seconds)
         write_whole(settings.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
     return summary
 
 
 def _search(job: Job) -> None:
-    space = SearchSpace(job.size_range, job.source.fixed_bytes, job.settings.seed)
+    space = SearchSpace(job.size_range, job.source.fixed_bytes, job.settings.seed, job.signature)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with _progress(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
@@ -150,8 +157,11 @@ def _summary(
             "scores": {direction: _plain(scores) for direction, scores in source.items()},
         },
         "baselines": [_row(baseline) | {"name": baseline["baseline"]}] if baseline else [],
-        "seconds": round(seconds, 1),
-        "signatures": {direction: scores["signatures"] for direction, scores in source.items()},
+        "seconds": seconds,
+        "signatures": {
+            "divergence": job.signature,
+            **{direction: scores["signatures"] for direction, scores in source.items()},
+        },
     }
 
 

@@ -27,11 +27,21 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 class RepairingSampler(BaseSampler):
     """Lets an inner sampler propose, repairs the proposal into the range, and hands out the repaired parameters.
 
-    Deterministic in the seed and the trials so far; after a resume the inner sampler is seeded by the next number.
+    The inner sampler is made anew for each trial, seeded by study and trial number, so that a run that was killed and
+    taken up proposes what an undisturbed one does. Samplers that keep what they know in the study lose nothing by it.
     """
 
-    def __init__(self, inner: BaseSampler, layout: Layout, size_range: SizeRange, fixed_bytes: int, seed: int) -> None:
-        self._inner = inner
+    def __init__(
+        self,
+        make_inner: Callable[[int], BaseSampler],
+        layout: Layout,
+        size_range: SizeRange,
+        *,
+        fixed_bytes: int,
+        seed: int,
+    ) -> None:
+        self._make_inner = make_inner
+        self._inner = make_inner(seed)
         self._layout = layout
         self._size_range = size_range
         self._fixed_bytes = fixed_bytes
@@ -52,7 +62,7 @@ class RepairingSampler(BaseSampler):
             if name not in params:
                 params[name] = self._inner.sample_independent(study, trial, name, distribution)
         plan = decode(params, self._layout)
-        seed = self._seed * 1_000_003 + trial.number
+        seed = trial_seed(self._seed, trial.number)
         whole = encode(repair(plan, self._layout, self._size_range, self._fixed_bytes, seed), self._layout)
         # Parameters reach the storage one by one. Written here at once, in the form of an enqueued trial, they
         # survive a kill between two of them: who takes the trial up again gets this very plan.
@@ -65,6 +75,7 @@ class RepairingSampler(BaseSampler):
         raise AssertionError(f"{param_name} is not in the space: every parameter is sampled together")
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._inner = self._make_inner(trial_seed(self._seed, trial.number))
         self._inner.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
@@ -74,8 +85,13 @@ class RepairingSampler(BaseSampler):
         self._inner.reseed_rng()
 
 
-def make_inner(name: str, seed: int) -> BaseSampler:
-    """The sampler of a name. Raises UserError for another name."""
+def trial_seed(seed: int, number: int) -> int:
+    """The seed of everything random in a trial."""
+    return (seed * 1_000_003 + number) % 2**32
+
+
+def sampler_named(name: str) -> Callable[[int], BaseSampler]:
+    """What makes the sampler of a name from a seed. Raises UserError for another name."""
     if name not in SAMPLERS:
         raise UserError(f"--sampler {name}: not one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](seed)
+    return SAMPLERS[name]

@@ -20,7 +20,7 @@ from space.plan import Plan
 _BATCH_ROWS = 48
 # Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
 RUNG_UTTERANCES = (8, 48)
-RUNGS = ("few examples", "more examples", "healed")
+SIGNATURE = f"divergence|KL(source||candidate)|nats a token|proxy role:{RUNG_UTTERANCES[0]},{RUNG_UTTERANCES[1]}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Predicted bytes against `stat` for random plans of every bin: ``python -m benchmarks.bytes``"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from optuna.samplers import RandomSampler
+from optuna.study import create_study
+
+from benchmarks.publish import publish, target
+from compress.checkpoint import load_checkpoint, write_checkpoint
+from compress.pipeline import compress
+from corpora.roles import BUNDLED as CORPUS
+from corpora.roles import open_corpus
+from models.qwen2_audio import load_source
+from models.reference import BUNDLED
+from search.workbench import make_workbench
+from space.bins import BIN_NUMBERS, bin_range
+from space.genes import decode, distributions, repair
+from space.size import plan_size
+
+PLANS_A_BIN = 6
+
+
+def main() -> None:
+    """Six random plans a bin: predicted, written, weighed, loaded."""
+    source = load_source(BUNDLED)
+    bank = make_workbench(source, open_corpus(CORPUS), ("de", "zh")).bank
+    study = create_study(sampler=RandomSampler(seed=0))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in BIN_NUMBERS:
+            size_range = bin_range(number, source.layout.source_bytes)
+            for index in range(PLANS_A_BIN):
+                proposal = decode(study.ask(distributions(source.layout)).params, source.layout)
+                plan = repair(proposal, source.layout, size_range, source.fixed_bytes, index)
+                stored = compress(source, plan, bank, heal_steps=0, seed=0).stored
+                path = Path(folder) / f"{number}-{index}"
+                on_disk = write_checkpoint(path, source, plan, stored)
+                load_checkpoint(path)
+                predicted = plan_size(source.layout, plan, source.fixed_bytes).total
+                rows.append(
+                    {
+                        "bin": number,
+                        "plan": index,
+                        "predicted": predicted,
+                        "stat": on_disk,
+                        "inside": size_range.holds(on_disk),
+                    }
+                )
+    wrong = sum(row["predicted"] != row["stat"] or not row["inside"] for row in rows)
+    publish("bytes", rows, [target("plans whose bytes differ or leave the bin", wrong, 0, at_least=False)])
+
+
+if __name__ == "__main__":
+    main()
