@@ -21,9 +21,9 @@ from models.inputs import Row, make_batch, target_logits
 class HealSettings:
     """`rank` of the LoRA, rows a step, peak learning rate, and the share of the references' loss in the objective."""
 
-    rank: int = 16
+    rank: int = 32
     batch_rows: int = 16
-    peak_rate: float = 3e-3
+    peak_rate: float = 6e-3
     reference_share: float = 0.3
 
 

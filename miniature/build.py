@@ -114,6 +114,7 @@ def _write_model(trainer: Trainer, processor: Qwen2AudioProcessor) -> None:
     tokenizer = MODEL / "tokenizer.json"
     compact = json.dumps(json.loads(tokenizer.read_text()), ensure_ascii=False, separators=(",", ":"))
     tokenizer.write_text(compact)
+    (MODEL / "model.safetensors").chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""The bundled model is a genuine Qwen2-Audio that translates, and our way of running it is transformers' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from corpora.roles import BUNDLED as CORPUS
+from corpora.roles import open_corpus
+from models.inputs import PROMPTS
+from models.qwen2_audio import Source, load_source
+from models.reference import BUNDLED
+from scoring.metrics import score
+from scoring.translate import translate
+from space.bins import bin_range
+
+LANGUAGES = ("de", "zh")
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return load_source(BUNDLED)
+
+
+def test_it_is_a_thousandth_of_the_original(source: Source) -> None:
+    assert source.layout.parameters == sum(p.numel() for p in source.model.parameters()) == 8_397_056
+    assert bin_range(3, source.layout.source_bytes).bound_bytes == 999_996
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_it_translates_speech(source: Source, language: str) -> None:
+    examples = open_corpus(CORPUS).examples("select")[::2]
+    hypotheses = translate(source.model, source.processor, examples, language)
+    assert score(hypotheses, [x.references[language] for x in examples], language).bleu >= 75
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translations_are_those_of_transformers_generate(source: Source, language: str) -> None:
+    examples = open_corpus(CORPUS).examples("select")[:4]
+    text = f"<|audio_bos|><|AUDIO|><|audio_eos|>{PROMPTS[language]}"
+    stock = []
+    for example in examples:
+        inputs = source.processor(text=text, audio=[example.audio], sampling_rate=16_000, return_tensors="pt")
+        with torch.no_grad():
+            out = source.model.generate(**inputs, max_new_tokens=60, do_sample=False)
+        stock.append(source.processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    assert translate(source.model, source.processor, examples, language, batch_size=1) == stock
+    assert translate(source.model, source.processor, examples, language, batch_size=4) == stock
