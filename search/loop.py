@@ -18,8 +18,9 @@ from space.layout import Layout
 from space.plan import Plan
 from space.size import plan_size
 
-# Share of trials that go on from a rung (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934).
-SURVIVAL = 1 / 3
+# Share of a rung's trials that go on to the next (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934).
+# Healing costs ten times what the first two rungs cost together, so few get there.
+SURVIVAL = (1 / 3, 1 / 6)
 # Until a rung has seen this many trials, all go on.
 _FIRST_TRIALS = 6
 
@@ -86,7 +87,7 @@ def _run(
     earlier = _rung_scores(study)
 
     def promote(rung: int, divergence: float) -> bool:
-        return baseline or promising(divergence, earlier[rung])
+        return baseline or promising(divergence, earlier[rung], SURVIVAL[rung])
 
     evaluation = workbench.evaluate(plan, seed, promote)
     trial.set_user_attr("divergences", list(evaluation.divergences))
@@ -101,10 +102,10 @@ def _run(
     on_trial(study.trials[trial.number])
 
 
-def promising(divergence: float, earlier: list[float]) -> bool:
-    """Whether a score is among the best SURVIVAL of its rung, itself included."""
+def promising(divergence: float, earlier: list[float], survival: float) -> bool:
+    """Whether a score is among the best share `survival` of its rung, itself included."""
     better = sum(other < divergence for other in earlier)
-    return len(earlier) < _FIRST_TRIALS or better < SURVIVAL * (len(earlier) + 1)
+    return len(earlier) < _FIRST_TRIALS or better < survival * (len(earlier) + 1)
 
 
 def _rung_scores(study: optuna.Study) -> list[list[float]]:

@@ -18,7 +18,7 @@ from space.size import plan_size
 
 # FFN widths are searched in sixteenths of the source's.
 WIDTH_STEPS = 16
-HEAL_STEPS = (0, 10, 20, 40)
+HEAL_STEPS = (0, 8, 16, 24)
 
 
 def width_of(step: int, ffn: int) -> int:

@@ -241,5 +241,12 @@ def test_unreadable_data_and_a_model_without_weights_are_one_line(
 
 def test_a_third_of_a_rung_goes_on() -> None:
     earlier = [float(n) for n in range(20)]
-    assert [promising(float(n) - 0.5, earlier) for n in (0, 3, 6, 7, 8, 20)] == [True, True, True, False, False, False]
-    assert promising(99.0, earlier[:3])
+    assert [promising(float(n) - 0.5, earlier, 1 / 3) for n in (0, 3, 6, 7, 8, 20)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert promising(99.0, earlier[:3], 1 / 3)
