@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 from datasets import load_dataset
+from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
-from space.errors import UserError
+from space.errors import UserError, first_line
 
 ROLES = ("calibrate", "proxy", "select", "report")
 BUNDLED = Path(__file__).parent / "bundled"
@@ -53,15 +57,32 @@ class Corpus:
         return digest.hexdigest()[:16]
 
 
-def open_corpus(folder: Path) -> Corpus:
-    """The corpus in a folder. Raises UserError where a role's file is missing."""
+def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values())) -> Corpus:
+    """The corpus in a folder. Raises UserError where a role's file is missing, damaged, empty or lacks a column.
+
+    Only the files' heads are looked at: no role is opened by it.
+    """
     missing = [f"{role}.parquet" for role in ROLES if not (folder / f"{role}.parquet").is_file()]
     if missing:
         raise UserError(
             f"--data {folder}: {', '.join(missing)} not there; a corpus is a folder with one parquet file for each of "
             f"{', '.join(ROLES)} (columns id, talk, audio, and a column for each target language)"
         )
+    for role in ROLES:
+        _check_table(folder / f"{role}.parquet", languages)
     return Corpus(folder)
+
+
+def _check_table(path: Path, languages: Sequence[str]) -> None:
+    try:
+        table = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"--data {path}: not a readable parquet file ({first_line(error)}); write it again") from error
+    columns = table.schema.to_arrow_schema().names
+    missing = [name for name in ("id", "talk", "audio", *languages) if name not in columns]
+    if missing or not table.num_rows:
+        found = f"{table.num_rows} rows with columns {', '.join(columns)}"
+        raise UserError(f"--data {path}: {found}; a role needs rows with id, talk, audio, {', '.join(languages)}")
 
 
 def _read(path: Path) -> list[Example]:
@@ -71,10 +92,8 @@ def _read(path: Path) -> list[Example]:
             Example(row["id"], row["talk"], decode_audio(row["audio"]["bytes"], row["id"]), _references(row))
             for row in rows
         ]
-    except UserError:
-        raise
-    except Exception as error:  # pyarrow, datasets and fsspec share no exception for an unreadable file
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+    except (pa.ArrowException, DatasetGenerationError, OSError, KeyError, TypeError) as error:
+        reason = first_line(error.__cause__ or error)
         raise UserError(f"--data {path}: not readable as examples ({reason}); write it again") from error
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoProcessor, GenerationConfig, Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
-from space.errors import UserError
+from space.errors import UserError, first_line
 from space.layout import Layout, layout_from_config
 from space.plan import Plan
 
@@ -84,8 +84,9 @@ def load_source(folder: Path) -> Source:
         model = Qwen2AudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--model {folder}: does not load ({reason}); check the folder or copy it again") from error
+        raise UserError(
+            f"--model {folder}: does not load ({first_line(error)}); check the folder or copy it again"
+        ) from error
     return Source(folder, model.eval(), processor, layout, fixed_files(folder))
 
 

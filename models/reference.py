@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from space.errors import UserError
+from space.errors import UserError, first_line
 
 BUNDLED = Path(__file__).parent / "bundled"
 _PATTERNS = ["*.json", "*.txt", "*.safetensors"]
@@ -26,8 +26,7 @@ def resolve_model(reference: str | None) -> Path:
     try:
         return Path(snapshot_download(reference, allow_patterns=_PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--model {reference}: no such folder, and the hub does not give it ({reason}); "
+            f"--model {reference}: no such folder, and the hub does not give it ({first_line(error)}); "
             "check the name and the connection"
         ) from error

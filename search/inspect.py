@@ -9,9 +9,10 @@ from typing import Any
 from transformers import AutoProcessor
 
 from compress.checkpoint import PLAN, WEIGHTS, folder_bytes, is_checkpoint, load_checkpoint
-from corpora.roles import open_corpus
+from corpora.roles import DIRECTIONS, open_corpus
 from models.qwen2_audio import load_source, read_layout
 from search.finalists import Exam
+from search.settings import check_directions
 from space.bins import bin_of
 from space.plan import plan_from_json
 from space.size import unit_bytes, units
@@ -47,11 +48,14 @@ def _parts(folder: Path, files: dict[str, int]) -> dict[str, int]:
 
 def evaluate_folder(folder: Path, data: Path, directions: Sequence[str], role: str, batch_size: int) -> dict[str, Any]:
     """Scores of a checkpoint or an uncompressed model folder on a role of a corpus."""
+    check_directions(directions)
     if is_checkpoint(folder):
         model, _ = load_checkpoint(folder)
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     else:
         source = load_source(folder)
         model, processor = source.model, source.processor
-    exam = Exam(open_corpus(data), directions, processor, batch_size)
+    exam = Exam(
+        open_corpus(data, [DIRECTIONS[direction] for direction in directions]), directions, processor, batch_size
+    )
     return {"path": str(folder), "bytes": folder_bytes(folder), "role": role, "scores": exam.scores(model, role)}

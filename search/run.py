@@ -52,9 +52,8 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     size_range = settings.size_range(source.layout)
     # Asks whether anything fits before a study is touched.
     repair(smallest_plan(source.layout), source.layout, size_range, source.fixed_bytes, 0)
-    corpus = open_corpus(settings.data)
+    corpus = open_corpus(settings.data, settings.languages)
     shared = comparability(settings, size_range, corpus.fingerprint())
-    corpus.examples("calibrate")
     with driver_lock(settings.folder):
         sampler = RepairingSampler(
             make_inner, source.layout, size_range, fixed_bytes=source.fixed_bytes, seed=settings.seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,16 @@ class SearchSettings:
                 f"--finalists {self.finalists}, --heal-steps {self.finalist_heal_steps}: "
                 "at least 1 finalist and not fewer than 0 steps"
             )
-        unknown = [direction for direction in self.directions if direction not in DIRECTIONS]
-        if unknown or not self.directions:
-            raise UserError(f"--langs {','.join(self.directions)}: choose from {', '.join(DIRECTIONS)}")
+        check_directions(self.directions)
         if not self.study or Path(self.study).name != self.study or self.study.startswith("."):
             raise UserError(f"--study {self.study!r}: a study's name is one folder name, for instance bin3")
+
+
+def check_directions(directions: Sequence[str]) -> None:
+    """Raises UserError for a direction the task does not have, or none at all."""
+    unknown = [direction for direction in directions if direction not in DIRECTIONS]
+    if unknown or not directions:
+        raise UserError(f"--langs {','.join(directions)}: choose from {', '.join(DIRECTIONS)}")
 
 
 def comparability(settings: SearchSettings, size_range: SizeRange, data_fingerprint: str) -> dict[str, Any]:

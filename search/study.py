@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.settings import SearchSettings
-from space.errors import UserError
+from space.errors import UserError, first_line
 
 # Two objectives, both minimised.
 OBJECTIVES = ("divergence after healing (nats a token)", "bytes")
@@ -76,11 +76,6 @@ def storage_errors(url: str) -> Iterator[None]:
         raise UserError(
             f"storage {url}: {reason}; finished trials are kept, run the same command when it is mended"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

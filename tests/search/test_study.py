@@ -20,8 +20,10 @@ from optuna.trial import TrialState
 
 import launch
 from compress.checkpoint import folder_bytes, load_checkpoint
-from corpora.roles import BUNDLED
+from corpora.roles import BUNDLED, open_corpus
+from models.qwen2_audio import load_source
 from search.loop import promising
+from search.workbench import make_workbench
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +194,8 @@ def _finished_trials(study: Path) -> int:
         (["--max-size", "huge"], "not a size"),
         (["size", "/no/such/folder"], "no such folder"),
         (["evaluate", "/no/such/folder"], "no such folder"),
+        (["evaluate", ".", "--langs", "en-fr"], "--langs en-fr"),
+        (["size", "."], "no config.json"),
     ],
 )
 def test_bad_input_is_one_line_and_touches_no_study(
@@ -237,6 +241,12 @@ def test_unreadable_data_and_a_model_without_weights_are_one_line(
     assert launch.main(["--bin", "2", "--model", str(tmp_path / "model")]) == 2
     assert "no safetensors weights" in capsys.readouterr().err
     assert not (tmp_path / "studies").exists()
+
+
+def test_the_bank_is_made_of_calibrate_and_proxy_alone(model: Path, corpus: Path) -> None:
+    data = open_corpus(corpus)
+    make_workbench(load_source(model), data, ("de",))
+    assert set(data.opened) == {"calibrate", "proxy"}
 
 
 def test_a_third_of_a_rung_goes_on() -> None:
