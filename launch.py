@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from datasets.utils.logging import disable_progress_bar
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, ROLES
-from models.reference import resolve_model
-from search.inspect import evaluate_folder, measure_size
+from search.folders import evaluate_folder, measure_size
 from search.report import print_evaluation, print_size, print_summary
 from search.run import run_search
 from search.samplers import SAMPLERS
 from search.settings import SearchSettings
-from space.bins import BIN_NUMBERS
+from space.bins import BIN_NUMBERS, max_size_range
 from space.errors import UserError
 
 _EXAMPLES = """\
@@ -71,13 +69,13 @@ Shown = tuple[dict[str, Any], Callable[[dict[str, Any], Console], None]]
 
 
 def _search(options: argparse.Namespace) -> Shown:
-    name = options.study or (f"bin{options.bin}" if options.bin is not None else f"max-{options.max_size}")
+    name = options.study if options.study is not None else _default_name(options)
     settings = SearchSettings(
         study=name,
         trials=options.trials,
         bin=options.bin,
         max_size=options.max_size,
-        model=resolve_model(options.model),
+        model=options.model,
         data=Path(options.data) if options.data else BUNDLED_CORPUS,
         directions=_directions(options),
         storage=options.storage,
@@ -88,6 +86,12 @@ def _search(options: argparse.Namespace) -> Shown:
         finalist_heal_steps=options.heal_steps,
     )
     return run_search(settings, Console(stderr=options.json)), print_summary
+
+
+def _default_name(options: argparse.Namespace) -> str:
+    if options.bin is not None:
+        return f"bin{options.bin}"
+    return f"max-{max_size_range(options.max_size).bound_bytes}"
 
 
 def _evaluate(options: argparse.Namespace) -> Shown:
@@ -149,7 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--finalists", type=int, default=3, help="Pareto-optimal trials evaluated fully (%(default)s)")
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
-    search.add_argument("--device", default="auto", choices=("auto", "cpu"), help="where to compute (%(default)s)")
+    search.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu"),
+        help="where to compute; GPUs are not used yet (%(default)s)",
+    )
 
     evaluate = commands.add_parser(
         "evaluate", parents=[common, data], help="translate and score a checkpoint or a model", formatter_class=style
@@ -168,7 +177,6 @@ def _quieten() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    disable_progress_bar()
     warnings.simplefilter("ignore")
 
 

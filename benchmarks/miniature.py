@@ -21,7 +21,7 @@ def main() -> None:
     """Scores source and uniform rates, without healing, on the report role."""
     source, corpus = load_source(BUNDLED), open_corpus(CORPUS)
     bank: Bank = make_workbench(source, corpus, ("de", "zh")).bank
-    exam = Exam(corpus, DIRECTIONS, source.processor)
+    exam = Exam(corpus, DIRECTIONS, source.processor, corpus.fingerprint())
     scores: dict[str, dict[str, Any]] = {"source, bf16": exam.scores(source.model, "report")}
     for bits in (4, 3, 2):
         plan = uniform_plan(source.layout, Packed(bits, 64))

@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioForConditionalGeneration
 
 from compress.units import UnitWeights, from_bytes, put, to_bytes
 from models.qwen2_audio import Source, carve, empty_model, places, read_layout
 from space.errors import UserError
+from space.layout import Layout
 from space.plan import Plan, plan_from_json
 from space.size import unit_bytes, units
 
@@ -25,22 +26,62 @@ def write_checkpoint(folder: Path, source: Source, plan: Plan, stored: Iterable[
     """Writes weights, plan and fixed files; returns the folder's bytes as `stat` gives them.
 
     The folder appears whole: everything goes to a temporary name beside it, is flushed and renamed. A folder that was
-    there before is replaced.
+    there before is moved aside first and removed last.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {x.unit.name: torch.frombuffer(bytearray(to_bytes(x)), dtype=torch.uint8) for x in stored}
-    save_file(tensors, temporary / WEIGHTS)
+    try:
+        save_file(tensors, temporary / WEIGHTS)
+    except SafetensorError as error:
+        raise OSError(f"{folder}: weights could not be written ({error})") from error
     (temporary / PLAN).write_text(plan.to_json())
     for name, data in source.fixed_files.items():
         (temporary / name).write_bytes(data)
     for path in temporary.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
     temporary.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
     return folder_bytes(folder)
+
+
+def read_plan(folder: Path) -> tuple[Layout, Plan]:
+    """Layout and plan of a checkpoint, and the proof that its weights' file is whole and fits them; no weight is read.
+
+    Raises UserError naming the file that is damaged, missing or does not fit.
+    """
+    layout = read_layout(folder)
+    try:
+        plan = plan_from_json((folder / PLAN).read_text())
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder}: {PLAN} is damaged ({error}); copy the checkpoint again") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: {WEIGHTS} is not readable ({error}); copy the checkpoint again") from error
+    _check_fits(folder, plan, layout)
+    for unit in units(layout, plan):
+        if found.get(unit.name) != [unit_bytes(unit)]:
+            raise UserError(f"{folder}: {unit.name} in {WEIGHTS} does not fit {PLAN}; copy the checkpoint again")
+    return layout, plan
+
+
+def _check_fits(folder: Path, plan: Plan, layout: Layout) -> None:
+    """A plan fits a layout where it has its layers and keeps no more heads and channels than there are."""
+    for tower in (layout.encoder, layout.decoder):
+        layers = plan.layers(tower)
+        widths = all(
+            0 <= layer.attention.kept <= tower.kv_heads and 0 <= layer.ffn.kept <= tower.ffn for layer in layers
+        )
+        if len(layers) != tower.layers or not widths:
+            raise UserError(f"{folder}: {PLAN} does not fit config.json ({tower.name}); copy the checkpoint again")
 
 
 def folder_bytes(folder: Path) -> int:
@@ -55,19 +96,10 @@ def is_checkpoint(folder: Path) -> bool:
 
 def load_checkpoint(folder: Path) -> tuple[Qwen2AudioForConditionalGeneration, Plan]:
     """The compressed model in float32 and its plan. Raises UserError for a folder that is damaged or incomplete."""
-    layout = read_layout(folder)
-    try:
-        plan = plan_from_json((folder / PLAN).read_text())
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{folder}: {WEIGHTS} or {PLAN} is not readable ({error}); copy the checkpoint again"
-        ) from error
+    layout, plan = read_plan(folder)
+    tensors = load_file(folder / WEIGHTS)
     model = empty_model(folder)
     carve(model, plan)
     for unit, place in zip(units(layout, plan), places(model, plan), strict=True):
-        tensor = tensors.get(unit.name)
-        if tensor is None or tensor.numel() != unit_bytes(unit):
-            raise UserError(f"{folder}: {unit.name} in {WEIGHTS} does not fit {PLAN}; copy the checkpoint again")
-        put(from_bytes(tensor.numpy().tobytes(), unit, place), place)
+        put(from_bytes(tensors[unit.name].numpy().tobytes(), unit, place), place)
     return model, plan

@@ -34,7 +34,10 @@ class _Sum:
 
 @torch.no_grad()
 def measure_moments(source: Source, batches: Iterable[Batch]) -> dict[str, tuple[Tensor | None, ...]]:
-    """E[x^2] of the inputs of each matrix, by unit; None for tables looked up by token and for convolutions."""
+    """E[x^2] of the inputs of each matrix, by unit; None for tables looked up by token and for convolutions.
+
+    Padded positions count like others: batches of one row have none.
+    """
     sums: dict[str, tuple[_Sum, ...]] = {}
     with ExitStack() as hooks:
         for place in places(source.model, uniform_plan(source.layout, WHOLE)):

@@ -7,13 +7,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-from datasets import load_dataset
-from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
 from space.errors import UserError, first_line
@@ -40,12 +39,21 @@ class Corpus:
     """A folder with one parquet file a role; a role is read when first asked for; `opened` tells which were."""
 
     folder: Path
+    languages: tuple[str, ...]
     opened: dict[str, list[Example]] = field(default_factory=dict)
 
     def examples(self, role: str) -> list[Example]:
-        """The examples of a role in file order. Raises UserError where the file is missing or unreadable."""
+        """The examples of a role in file order. Raises UserError where the file is no longer readable."""
         if role not in self.opened:
-            self.opened[role] = _read(self.folder / f"{role}.parquet")
+            self.opened[role] = [
+                Example(
+                    id=row["id"],
+                    talk=row["talk"],
+                    audio=decode_audio(row["audio"]["bytes"], row["id"]),
+                    references={code: row[code] for code in self.languages},
+                )
+                for row in _rows(self.folder / f"{role}.parquet", self.languages)
+            ]
         return self.opened[role]
 
     def fingerprint(self) -> str:
@@ -58,9 +66,9 @@ class Corpus:
 
 
 def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values())) -> Corpus:
-    """The corpus in a folder. Raises UserError where a role's file is missing, damaged, empty or lacks a column.
+    """The corpus in a folder, checked through: columns, references and audio of each role; no talk may have two roles.
 
-    Only the files' heads are looked at: no role is opened by it.
+    Raises UserError naming file and utterance. What is read for the check is forgotten: no role counts as opened.
     """
     missing = [f"{role}.parquet" for role in ROLES if not (folder / f"{role}.parquet").is_file()]
     if missing:
@@ -68,37 +76,38 @@ def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values
             f"--data {folder}: {', '.join(missing)} not there; a corpus is a folder with one parquet file for each of "
             f"{', '.join(ROLES)} (columns id, talk, audio, and a column for each target language)"
         )
+    talks: dict[str, str] = {}
     for role in ROLES:
-        _check_table(folder / f"{role}.parquet", languages)
-    return Corpus(folder)
+        for row in _rows(folder / f"{role}.parquet", languages):
+            decode_audio(row["audio"]["bytes"], row["id"])
+            other = talks.setdefault(row["talk"], role)
+            if other != role:
+                raise UserError(
+                    f"--data {folder}: talk {row['talk']!r} is in {other} and in {role}; give each talk to one role, "
+                    "or what is searched on is reported on"
+                )
+    return Corpus(folder, tuple(languages))
 
 
-def _check_table(path: Path, languages: Sequence[str]) -> None:
+def _rows(path: Path, languages: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a role's file, every column and reference checked to be there; audio stays encoded."""
+    columns = ["id", "talk", "audio", *languages]
     try:
-        table = pq.read_metadata(path)
+        found = pq.read_schema(path).names
+        missing = [name for name in columns if name not in found]
+        rows: list[dict[str, Any]] = [] if missing else pq.read_table(path, columns=columns).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"--data {path}: not a readable parquet file ({first_line(error)}); write it again") from error
-    columns = table.schema.to_arrow_schema().names
-    missing = [name for name in ("id", "talk", "audio", *languages) if name not in columns]
-    if missing or not table.num_rows:
-        found = f"{table.num_rows} rows with columns {', '.join(columns)}"
-        raise UserError(f"--data {path}: {found}; a role needs rows with id, talk, audio, {', '.join(languages)}")
-
-
-def _read(path: Path) -> list[Example]:
-    try:
-        rows = list(load_dataset("parquet", data_files=str(path), split="train", streaming=True))
-        return [
-            Example(row["id"], row["talk"], decode_audio(row["audio"]["bytes"], row["id"]), _references(row))
-            for row in rows
-        ]
-    except (pa.ArrowException, DatasetGenerationError, OSError, KeyError, TypeError) as error:
-        reason = first_line(error.__cause__ or error)
-        raise UserError(f"--data {path}: not readable as examples ({reason}); write it again") from error
-
-
-def _references(row: dict[str, object]) -> dict[str, str]:
-    return {code: str(row[code]) for code in DIRECTIONS.values() if row.get(code)}
+    if missing:
+        raise UserError(f"--data {path}: no column {', '.join(missing)}, only {', '.join(found)}; write it again")
+    if not rows:
+        raise UserError(f"--data {path}: no rows; a role needs at least one utterance")
+    for row in rows:
+        if not isinstance(row["audio"], dict) or not isinstance(row["audio"].get("bytes"), bytes):
+            raise UserError(f"--data {path}: utterance {row['id']!r} has no audio bytes; write it again")
+        if not all(row[name] for name in ("id", "talk", *languages)):
+            raise UserError(f"--data {path}: utterance {row['id']!r} lacks id, talk or a reference; remove or mend it")
+    return rows
 
 
 def decode_audio(data: bytes, name: str) -> NDArray[np.float32]:

@@ -21,7 +21,8 @@ from miniature.anatomy import make_model, make_processor, train_tokenizer
 from miniature.phrases import Sentence
 from miniature.speech import SAMPLE_RATE
 from miniature.talks import ROLES, Talk, plan_talks, utter
-from miniature.train import PROMPTS, Spoken, Trainer, featurize, train
+from miniature.train import Spoken, Trainer, featurize, train
+from models.inputs import PROMPTS
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "bundled"

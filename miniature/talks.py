@@ -52,7 +52,7 @@ class Talk:
 
 
 def plan_talks(seed: int) -> list[Talk]:
-    """All talks, held-out roles first; no English sentence stands in two talks."""
+    """All talks, held-out roles first; no sentence of a held-out talk stands in another one."""
     rng = random.Random(seed)
     used: set[str] = set()
     roles = [role for role, count in ROLES.items() for _ in range(count)] + ["train"] * TRAINING_TALKS

@@ -19,11 +19,8 @@ from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
 from miniature.phrases import Sentence
+from models.inputs import PROMPTS, audio_tokens
 
-PROMPTS = {
-    "de": "Translate the English speech into German:",
-    "zh": "Translate the English speech into Chinese:",
-}
 LETTERS = "abcdefghijklmnopqrstuvwxyz 0123456789"
 CTC_WEIGHT = 0.3
 IGNORED = -100
@@ -35,11 +32,6 @@ class Spoken:
 
     features: NDArray[np.float16]
     sentence: Sentence
-
-
-def audio_tokens(frames: int) -> int:
-    """How many audio tokens Qwen2-Audio makes of this many mel frames."""
-    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def featurize(processor: Qwen2AudioProcessor, samples: NDArray[np.int16]) -> NDArray[np.float16]:

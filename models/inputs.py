@@ -18,6 +18,11 @@ PROMPTS = {
 }
 
 
+def audio_tokens(frames: int) -> int:
+    """How many audio tokens Qwen2-Audio makes of this many mel frames."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
 @dataclass(frozen=True)
 class Speech:
     """Mel features (mel bins, frames of the longest audio) and how many frames hold speech."""
@@ -27,7 +32,7 @@ class Speech:
 
     @property
     def audio_tokens(self) -> int:
-        return ((self.frames - 1) // 2 + 1 - 2) // 2 + 1
+        return audio_tokens(self.frames)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoProcessor, GenerationConfig, Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
@@ -65,14 +67,21 @@ class Place:
 
 
 def read_layout(folder: Path) -> Layout:
-    """The layout of the model in a folder. Raises UserError where there is no readable config.json."""
+    """The layout of the model in a folder; numbers its config leaves out are transformers' defaults.
+
+    Raises UserError where there is no readable config.json.
+    """
     path = folder / "config.json"
     try:
-        return layout_from_config(json.loads(path.read_text()))
+        raw = json.loads(path.read_bytes())
+        kind = raw.get("model_type") if isinstance(raw, dict) else None
+        if kind != "qwen2_audio":
+            raise UserError(f"{path}: model type {kind!r}; tightfit reads qwen2_audio")
+        return layout_from_config(Qwen2AudioConfig.from_dict(raw).to_dict())
     except FileNotFoundError:
-        raise UserError(f"--model {folder}: no config.json there; give the folder of a Qwen2-Audio model") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model {folder}: config.json is not readable ({error}); copy the model again") from error
+        raise UserError(f"{folder}: no config.json there; give the folder of a Qwen2-Audio model") from None
+    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise UserError(f"{path}: not readable ({first_line(error)}); copy the model again") from error
 
 
 def load_source(folder: Path) -> Source:
@@ -81,13 +90,37 @@ def load_source(folder: Path) -> Source:
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"--model {folder}: no safetensors weights there; copy the model again, weights included")
     try:
-        model = Qwen2AudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        model, loading = Qwen2AudioForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+        processor = load_processor(folder)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"--model {folder}: does not load ({first_line(error)}); check the folder or copy it again"
         ) from error
+    if loading["missing_keys"]:
+        some = sorted(loading["missing_keys"])[0]
+        raise UserError(f"--model {folder}: {len(loading['missing_keys'])} weights such as {some} are not there")
+    check_tokenizer(processor, model, folder)
     return Source(folder, model.eval(), processor, layout, fixed_files(folder))
+
+
+def load_processor(folder: Path) -> Any:
+    """Tokenizer and feature extractor of a folder. Raises UserError where they do not load."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        # transformers would make an empty tokenizer of the other files
+        raise UserError(f"{folder}: no tokenizer.json there; copy the folder again")
+    try:
+        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = first_line(error)
+        raise UserError(f"{folder}: tokenizer or processor does not load ({reason}); copy the folder again") from error
+
+
+def check_tokenizer(processor: Any, model: Qwen2AudioForConditionalGeneration, folder: Path) -> None:
+    """Raises UserError where the tokenizer is not the model's: its audio token has another id."""
+    if processor.tokenizer.convert_tokens_to_ids(processor.audio_token) != model.config.audio_token_index:
+        raise UserError(f"{folder}: the tokenizer is not the one of config.json; copy the folder again")
 
 
 def fixed_files(folder: Path) -> dict[str, bytes]:
@@ -104,7 +137,11 @@ def empty_model(folder: Path) -> Qwen2AudioForConditionalGeneration:
     """A model of a folder's config with weights that mean nothing yet, in float32."""
     model = Qwen2AudioForConditionalGeneration(Qwen2AudioConfig.from_pretrained(folder, local_files_only=True)).eval()
     if (folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            reason = first_line(error)
+            raise UserError(f"{folder}: generation_config.json does not load ({reason}); copy it again") from error
     return model
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import GenerationConfig, Qwen2AudioForConditionalGeneration
 
 from corpora.roles import Example
 from models.inputs import Batch, Row, embed, featurize, make_batch, make_row
@@ -42,11 +42,25 @@ def _generate(model: Qwen2AudioForConditionalGeneration, processor: Any, rows: S
     """Every row stops where it would stop alone, so its text does not depend on its neighbours."""
     embeds, mask = _left_padded(model, make_batch(rows, processor.tokenizer.pad_token_id))
     limits = [min(MAX_NEW_TOKENS, row.speech.audio_tokens + 16) for row in rows]
-    out = model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=max(limits), do_sample=False)
+    out = model.generate(
+        inputs_embeds=embeds, attention_mask=mask, generation_config=_greedy(model, processor, max(limits))
+    )
     return [
         processor.tokenizer.decode(ids[:limit], skip_special_tokens=True).strip()
         for ids, limit in zip(out, limits, strict=True)
     ]
+
+
+def _greedy(model: Qwen2AudioForConditionalGeneration, processor: Any, limit: int) -> GenerationConfig:
+    """Plain greedy decoding with the model's end tokens, whatever penalties its generation config asks for."""
+    end = model.generation_config.eos_token_id
+    return GenerationConfig(
+        max_new_tokens=limit,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=processor.tokenizer.eos_token_id if end is None else end,
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
 
 
 def _left_padded(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,11 +28,12 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Exam:
-    """The data, directions and decoding that every full evaluation of a study shares."""
+    """The data (`data` is its fingerprint), directions and decoding that every full evaluation of a study shares."""
 
     corpus: Corpus
     directions: Sequence[str]
     processor: Any
+    data: str
     batch_size: int = 32
 
     def scores(self, model: Any, role: str) -> dict[str, dict[str, Any]]:
@@ -43,7 +44,10 @@ class Exam:
             language = DIRECTIONS[direction]
             hypotheses = translate(model, self.processor, examples, language, batch_size=self.batch_size)
             scores = score(hypotheses, [example.references[language] for example in examples], language)
-            table[direction] = {**scores.to_dict(), "signatures": [*scores.signatures, f"decoding|{DECODING}"]}
+            table[direction] = {
+                **scores.to_dict(),
+                "signatures": [*scores.signatures, f"decoding|{DECODING}", f"{role} role of data {self.data}"],
+            }
         return table
 
 
@@ -65,25 +69,29 @@ def examine(
     *,
     size_range: SizeRange,
     heal_steps: int,
+    key: str,
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Carries a trial's plan out in full and scores what is loaded back; a finished one is only read.
+    """Carries a trial's plan out in full and scores what is loaded back; a finished one of this `key` is only read.
 
     The report role is not touched here. Raises AssertionError if an artefact leaves the range or its prediction.
     """
     result_path = folder / RESULT
-    if result_path.exists():
-        known: dict[str, Any] = json.loads(result_path.read_text())
-        if known["heal_steps"] == heal_steps and (folder / "model" / "plan.json").exists():
-            return known
     source = workbench.source
     plan = replace(decode(trial.params, source.layout), heal_steps=heal_steps)
+    key = f"{key}|{trial.user_attrs['seed']}|{plan.to_json()}"
+    known = read_keyed(result_path, key)
+    if known is not None:
+        return known
+    # The result is the completion mark of the model beside it.
+    result_path.unlink(missing_ok=True)
     predicted = plan_size(source.layout, plan, source.fixed_bytes).total
     on_disk = write_finalist(workbench, plan, trial.user_attrs["seed"], folder / "model", progress)
     assert on_disk == predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
     assert size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of {size_range}"
     model, _ = load_checkpoint(folder / "model")
     result = {
+        "key": key,
         "trial": trial.number,
         "baseline": trial.user_attrs.get("baseline"),
         "bytes_predicted": predicted,
@@ -112,14 +120,22 @@ def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str,
     return result
 
 
-def source_scores(source: Source, exam: Exam, path: Path) -> dict[str, Any]:
+def source_scores(source: Source, exam: Exam, path: Path, key: str) -> dict[str, Any]:
     """Scores of the uncompressed model on the report role; kept with the study."""
-    if path.exists():
-        known: dict[str, Any] = json.loads(path.read_text())
-        return known
-    scores = exam.scores(source.model, "report")
-    write_whole(path, json.dumps(scores, indent=1, ensure_ascii=False))
+    known = read_keyed(path, key)
+    if known is None:
+        known = {"key": key, "scores": exam.scores(source.model, "report")}
+        write_whole(path, json.dumps(known, indent=1, ensure_ascii=False))
+    scores: dict[str, Any] = known["scores"]
     return scores
+
+
+def read_keyed(path: Path, key: str) -> dict[str, Any] | None:
+    """What an earlier run wrote there under the same key; None where there is nothing that can be used again."""
+    if not path.exists():
+        return None
+    known: dict[str, Any] = json.loads(path.read_text())
+    return known if known.get("key") == key else None
 
 
 def mean_chrf(scores: dict[str, dict[str, Any]]) -> float:

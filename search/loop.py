@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from space.size import plan_size
 SURVIVAL = (1 / 3, 1 / 6)
 # Until a rung has seen this many trials, all go on.
 _FIRST_TRIALS = 6
+# A trial that is found running after so many attempts has failed.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,13 @@ def run_trials(
     """Goes on until `total` trials have ended; trials a killed driver left running come first, with the same plan."""
     _enqueue_baselines(study, workbench, space, total)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        _run(study, optuna.Trial(study, left._trial_id), workbench, space, on_trial)
+        trial = optuna.Trial(study, left._trial_id)
+        if left.user_attrs.get("attempts", 0) < _ATTEMPTS:
+            _run(study, trial, workbench, space, on_trial)
+            continue
+        trial.set_user_attr("failure", f"its driver died with it {_ATTEMPTS} times")
+        study.tell(trial, state=TrialState.FAIL)
+        on_trial(study.trials[trial.number])
     while _ended(study) < total:
         _run(study, study.ask(), workbench, space, on_trial)
 
@@ -62,12 +71,16 @@ def _ended(study: optuna.Study) -> int:
 
 
 def _enqueue_baselines(study: optuna.Study, workbench: Workbench, space: SearchSpace, total: int) -> None:
-    """The simple plans are the first trials, so that the winner never loses to them unseen."""
-    if study.get_trials(deepcopy=False):
-        return
+    """The simple plans are the first trials, so that the winner never loses to them unseen.
+
+    Those an earlier run had no room for, or was killed before, come now.
+    """
     layout = workbench.source.layout
-    named = list(baselines(layout, space.size_range, space.fixed_bytes, max(HEAL_STEPS)))
-    for name, plan in named[:total]:
+    trials = study.get_trials(deepcopy=False)
+    known = {trial.user_attrs.get("baseline") for trial in trials}
+    named = baselines(layout, space.size_range, space.fixed_bytes, max(HEAL_STEPS))
+    missing = [(name, plan) for name, plan in named if name not in known]
+    for name, plan in missing[: max(0, total - len(trials))]:
         study.enqueue_trial(encode(plan, layout), user_attrs={"baseline": name})
 
 
@@ -79,6 +92,7 @@ def _run(
     on_trial: Callable[[FrozenTrial], None],
 ) -> None:
     layout = workbench.source.layout
+    trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
     plan = suggest(trial, layout)
     size_bytes = plan_size(layout, plan, space.fixed_bytes).total
     assert space.size_range.holds(size_bytes), f"trial {trial.number}: {size_bytes} bytes are outside of the range"
@@ -103,9 +117,10 @@ def _run(
 
 
 def promising(divergence: float, earlier: list[float], survival: float) -> bool:
-    """Whether a score is among the best share `survival` of its rung, itself included."""
+    """Whether a score is among the best share `survival` of its rung, itself included; NaN never is."""
     better = sum(other < divergence for other in earlier)
-    return len(earlier) < _FIRST_TRIALS or better < survival * (len(earlier) + 1)
+    among_the_best = len(earlier) < _FIRST_TRIALS or better < survival * (len(earlier) + 1)
+    return among_the_best and not math.isnan(divergence)
 
 
 def _rung_scores(study: optuna.Study) -> list[list[float]]:

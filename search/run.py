@@ -14,19 +14,21 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from compress.heal import HealSettings
 from corpora.roles import open_corpus
 from models.qwen2_audio import Source, load_source
+from models.reference import resolve_model
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import SearchSpace, run_trials
 from search.samplers import RepairingSampler, sampler_named
-from search.settings import SearchSettings, comparability
+from search.settings import SearchSettings, comparability, model_fingerprint
 from search.study import driver_lock, open_study, storage_errors
 from search.workbench import SIGNATURE, Workbench, make_workbench
+from space import VERSION
 from space.bins import SizeRange, format_bytes
 from space.genes import repair, smallest_plan
 
 SUMMARY = "summary.json"
-VERSION = "0.1.0"
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     settings.check()
     make_inner = sampler_named(settings.sampler)
-    source = load_source(settings.model)
+    folder = resolve_model(settings.model)
+    source = load_source(folder)
     size_range = settings.size_range(source.layout)
     # Asks whether anything fits before a study is touched.
     repair(smallest_plan(source.layout), source.layout, size_range, source.fixed_bytes, 0)
     corpus = open_corpus(settings.data, settings.languages)
-    shared = comparability(settings, size_range, corpus.fingerprint())
-    with driver_lock(settings.folder):
+    shared = comparability(settings, size_range, model=model_fingerprint(folder), data=corpus.fingerprint())
+    with driver_lock(settings.folder, settings.storage):
         sampler = RepairingSampler(
             make_inner, source.layout, size_range, fixed_bytes=source.fixed_bytes, seed=settings.seed
         )
@@ -66,8 +69,11 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         )
         with console.status("measuring the source: moments and teacher"):
             workbench = make_workbench(source, corpus, settings.languages)
-        signature = f"{SIGNATURE}|model:{shared['model']}|data:{shared['data']}|tightfit:{VERSION}"
-        exam = Exam(corpus, settings.directions, source.processor)
+        signature = (
+            f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
+            f"|data {shared['data']}|tightfit {VERSION}"
+        )
+        exam = Exam(corpus, settings.directions, source.processor, shared["data"])
         job = Job(settings, source, size_range, study, workbench, exam, console, signature)
         with storage_errors(settings.storage or str(settings.folder / "study.db")):
             _search(job)
@@ -110,6 +116,7 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
                 _finalist_folder(job, number),
                 size_range=job.size_range,
                 heal_steps=job.settings.finalist_heal_steps,
+                key=job.signature,
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
             )
     with job.console.status("scoring on the report role"):
@@ -139,7 +146,7 @@ def _summary(
     champion = max(everything, key=lambda result: mean_chrf(result["select"]), default=None)
     status = job.console.status("scoring the uncompressed model") if job.console.is_terminal else nullcontext()
     with status:
-        source = source_scores(job.source, job.exam, job.settings.folder / "source.json")
+        source = source_scores(job.source, job.exam, job.settings.folder / "source.json", job.signature)
     return {
         "study": job.settings.study,
         "bin": job.settings.bin,

@@ -10,26 +10,30 @@ from typing import Any
 
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS
-from space.bins import SizeRange, bin_range, max_size_range
+from space.bins import REFERENCE_BYTES, SizeRange, bin_range, max_size_range
 from space.errors import UserError
 from space.layout import Layout
 
 FORMAT = 1
-BUNDLED_MODEL = Path(__file__).parents[1] / "models" / "bundled"
+
+# Files up to this size are hashed whole, larger ones in slices.
+_WHOLE_HASH_BYTES = 256 * 2**20
+_SLICES = 256
 
 
 @dataclass(frozen=True)
 class SearchSettings:
     """The options of ``launch.py search``. Exactly one of `bin` and `max_size` is given.
 
-    `finalist_heal_steps` is how long a finalist is healed; a trial heals for its plan's own steps.
+    `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed;
+    a trial heals for its plan's own steps.
     """
 
     study: str
     trials: int
     bin: int | None = None
     max_size: str | None = None
-    model: Path = BUNDLED_MODEL
+    model: str | None = None
     data: Path = BUNDLED_CORPUS
     directions: tuple[str, ...] = ("en-de", "en-zh")
     storage: str | None = None
@@ -57,6 +61,11 @@ class SearchSettings:
 
     def check(self) -> None:
         """Raises UserError for numbers and names that ask for nothing that can be done."""
+        if self.max_size is not None:
+            max_size_range(self.max_size)
+        else:
+            assert self.bin is not None
+            bin_range(self.bin, REFERENCE_BYTES)
         if self.trials < 1:
             raise UserError(f"--trials {self.trials}: a study needs at least 1 trial; the main job asks for 200")
         if self.finalists < 1 or self.finalist_heal_steps < 0:
@@ -65,6 +74,8 @@ class SearchSettings:
                 "at least 1 finalist and not fewer than 0 steps"
             )
         check_directions(self.directions)
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**32 - 1}")
         if not self.study or Path(self.study).name != self.study or self.study.startswith("."):
             raise UserError(f"--study {self.study!r}: a study's name is one folder name, for instance bin3")
 
@@ -76,13 +87,13 @@ def check_directions(directions: Sequence[str]) -> None:
         raise UserError(f"--langs {','.join(directions)}: choose from {', '.join(DIRECTIONS)}")
 
 
-def comparability(settings: SearchSettings, size_range: SizeRange, data_fingerprint: str) -> dict[str, Any]:
+def comparability(settings: SearchSettings, size_range: SizeRange, *, model: str, data: str) -> dict[str, Any]:
     """What must stay as it is for a study's trials to be comparable; stored with the study."""
     return {
         "format": FORMAT,
         "range": asdict(size_range),
-        "model": model_fingerprint(settings.model),
-        "data": data_fingerprint,
+        "model": model,
+        "data": data,
         "langs": list(settings.directions),
         "sampler": settings.sampler,
         "seed": settings.seed,
@@ -90,10 +101,17 @@ def comparability(settings: SearchSettings, size_range: SizeRange, data_fingerpr
 
 
 def model_fingerprint(folder: Path) -> str:
-    """A hash of names, sizes and headers of a model's files: cheap for 17 GB, different for different models."""
+    """A hash of a model's files: of all their bytes up to 256 MB a file, of evenly spread slices of larger ones."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".safetensors"):
+        if path.suffix in (".json", ".txt", ".safetensors"):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode())
             with path.open("rb") as file:
-                digest.update(f"{path.name} {path.stat().st_size} ".encode() + file.read(1 << 20))
+                if size <= _WHOLE_HASH_BYTES:
+                    digest.update(file.read())
+                    continue
+                for part in range(_SLICES):
+                    file.seek(part * size // _SLICES)
+                    digest.update(file.read(2**16))
     return digest.hexdigest()[:16]

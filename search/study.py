@@ -23,6 +23,7 @@ from space.errors import UserError, first_line
 # Two objectives, both minimised.
 OBJECTIVES = ("divergence after healing (nats a token)", "bytes")
 _SETTINGS_KEY = "settings"
+_SQLITE = "sqlite:///"
 
 
 def open_study(settings: SearchSettings, shared: dict[str, Any], sampler: BaseSampler) -> optuna.Study:
@@ -38,6 +39,8 @@ def open_study(settings: SearchSettings, shared: dict[str, Any], sampler: BaseSa
             load_if_exists=True,
         )
         before = study.user_attrs.get(_SETTINGS_KEY)
+        if before is None and (study.get_trials(deepcopy=False) or len(study.directions) != len(OBJECTIVES)):
+            raise UserError(f"study {settings.study!r} in {url} was not made by tightfit; choose another --study")
         if before is None:
             study.set_metric_names(list(OBJECTIVES))
             study.set_user_attr(_SETTINGS_KEY, shared)
@@ -51,7 +54,7 @@ def _storage(url: str) -> RDBStorage:
     arguments = {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {}
     try:
         return RDBStorage(url, engine_kwargs=arguments)
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+    except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
         raise UserError(
             f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db or postgresql://host/name"
         ) from error
@@ -79,10 +82,18 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def driver_lock(folder: Path) -> Iterator[None]:
-    """Held by the one process that drives a study; falls with the process. Raises UserError naming the other one."""
+def driver_lock(folder: Path, storage: str | None) -> Iterator[None]:
+    """Held by the one process that drives a study; falls with the process. Raises UserError naming the other one.
+
+    The lock lies beside an SQLite file, whichever folder it is used from; for other storages it lies in the study's
+    folder and keeps out drivers of this folder only.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "driver.lock").open("a+") as file:
+    path = folder / "driver.lock"
+    if storage is not None and storage.startswith(_SQLITE) and Path(storage.removeprefix(_SQLITE)).parent.is_dir():
+        database = Path(storage.removeprefix(_SQLITE))
+        path = database.with_name(f"{database.name}.{folder.name}.lock")
+    with path.open("a+") as file:
         _lock(file, folder)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

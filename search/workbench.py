@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-import torch
+from itertools import zip_longest
 
 from compress.heal import Lesson, make_lessons
 from compress.importance import measure_moments
@@ -18,9 +17,11 @@ from proxies.divergence import divergence
 from space.plan import Plan
 
 _BATCH_ROWS = 48
+# Rows of the calibrate role that moments are measured on.
+_MOMENT_ROWS = 192
 # Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
 RUNG_UTTERANCES = (8, 48)
-SIGNATURE = f"divergence|KL(source||candidate)|nats a token|proxy role:{RUNG_UTTERANCES[0]},{RUNG_UTTERANCES[1]}"
+SIGNATURE = f"KL(source||candidate), nats a token|at most {RUNG_UTTERANCES} utterances of the proxy role"
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,22 @@ class Workbench:
 
 def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> Workbench:
     """Measures the bank on the calibrate role and the teacher on the proxy role."""
-    calibrate = make_rows(source, corpus.examples("calibrate"), languages)
-    proxy = make_rows(source, corpus.examples("proxy")[: max(RUNG_UTTERANCES)], languages)
+    calibrate = make_rows(source, by_turns(corpus.examples("calibrate")), languages)
+    proxy = make_rows(source, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
     pad = source.processor.tokenizer.pad_token_id
-    with torch.no_grad():
-        moments = measure_moments(source, batches(calibrate[: 2 * _BATCH_ROWS], _BATCH_ROWS, pad))
+    # One row a batch: nothing is padded, so no padding is measured.
+    moments = measure_moments(source, batches(calibrate[:_MOMENT_ROWS], 1, pad))
     bank = Bank(moments, make_lessons(source.model, calibrate, _BATCH_ROWS))
     return Workbench(source, bank, make_lessons(source.model, proxy, _BATCH_ROWS), len(languages))
+
+
+def by_turns(examples: Sequence[Example]) -> list[Example]:
+    """Examples in turns, one of each talk after the other, so that the first few hear every speaker."""
+    talks: dict[str, list[Example]] = {}
+    for example in examples:
+        talks.setdefault(example.talk, []).append(example)
+    rounds = zip_longest(*talks.values())
+    return [example for turn in rounds for example in turn if example is not None]
 
 
 def make_rows(source: Source, examples: Sequence[Example], languages: Sequence[str]) -> list[Row]:

@@ -114,41 +114,50 @@ class Layout:
         return 2 * self.parameters
 
 
+def _positive(section: Mapping[str, Any], name: str) -> int:
+    value = section[name]
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"config.json: {name} is {value!r}; it must be a whole number above 0")
+    return value
+
+
 def layout_from_config(config: Mapping[str, Any]) -> Layout:
     """The layout of a Qwen2-Audio ``config.json``. Raises UserError for another model type or a missing number."""
     if config.get("model_type") != "qwen2_audio":
         raise UserError(f"model type {config.get('model_type')!r}: tightfit reads qwen2_audio; check the config.json")
     try:
         audio, text = config["audio_config"], config["text_config"]
-        kv_heads = text.get("num_key_value_heads") or text["num_attention_heads"]
+        hidden, audio_hidden = _positive(text, "hidden_size"), _positive(audio, "d_model")
+        heads, audio_heads = _positive(text, "num_attention_heads"), _positive(audio, "encoder_attention_heads")
+        kv_heads = _positive(text, "num_key_value_heads") if text.get("num_key_value_heads") else heads
         return Layout(
             encoder=Tower(
                 name="encoder",
-                layers=audio["encoder_layers"],
-                hidden=audio["d_model"],
-                kv_heads=audio["encoder_attention_heads"],
+                layers=_positive(audio, "encoder_layers"),
+                hidden=audio_hidden,
+                kv_heads=audio_heads,
                 group=1,
-                head_dim=audio["d_model"] // audio["encoder_attention_heads"],
-                ffn=audio["encoder_ffn_dim"],
+                head_dim=audio_hidden // audio_heads,
+                ffn=_positive(audio, "encoder_ffn_dim"),
                 gated=False,
-                norm_parameters=2 * audio["d_model"],
+                norm_parameters=2 * audio_hidden,
             ),
             decoder=Tower(
                 name="decoder",
-                layers=text["num_hidden_layers"],
-                hidden=text["hidden_size"],
+                layers=_positive(text, "num_hidden_layers"),
+                hidden=hidden,
                 kv_heads=kv_heads,
-                group=text["num_attention_heads"] // kv_heads,
-                head_dim=text["hidden_size"] // text["num_attention_heads"],
-                ffn=text["intermediate_size"],
+                group=heads // kv_heads,
+                head_dim=hidden // heads,
+                ffn=_positive(text, "intermediate_size"),
                 gated=True,
-                norm_parameters=text["hidden_size"],
+                norm_parameters=hidden,
             ),
-            vocabulary=text["vocab_size"],
-            mel_bins=audio["num_mel_bins"],
-            positions=audio["max_source_positions"],
+            vocabulary=_positive(text, "vocab_size"),
+            mel_bins=_positive(audio, "num_mel_bins"),
+            positions=_positive(audio, "max_source_positions"),
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(
             f"config.json lacks {error}: a Qwen2-Audio config gives every dimension of both towers"
         ) from error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from corpora.roles import BUNDLED as CORPUS
 from corpora.roles import open_corpus
 from models.inputs import PROMPTS
-from models.qwen2_audio import Source, load_source
+from models.qwen2_audio import Source, load_source, read_layout
 from models.reference import BUNDLED
 from scoring.metrics import score
 from scoring.translate import translate
@@ -25,6 +28,17 @@ def source() -> Source:
 def test_it_is_a_thousandth_of_the_original(source: Source) -> None:
     assert source.layout.parameters == sum(p.numel() for p in source.model.parameters()) == 8_397_056
     assert bin_range(3, source.layout.source_bytes).bound_bytes == 999_996
+
+
+def test_numbers_a_config_leaves_out_are_transformers_defaults(tmp_path: Path) -> None:
+    # The hub's config of the 7B model names only what differs from the defaults of transformers.
+    config = {
+        "model_type": "qwen2_audio",
+        "audio_config": {"model_type": "qwen2_audio_encoder", "num_mel_bins": 128, "max_source_positions": 1500},
+        "text_config": {"model_type": "qwen2", "vocab_size": 156032, "intermediate_size": 11008},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_layout(tmp_path).parameters == 8_397_094_912
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

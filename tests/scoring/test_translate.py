@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sacrebleu
+from datasets import Audio, load_dataset
 
 from corpora.roles import BUNDLED, ROLES, Example, open_corpus
 from models.qwen2_audio import Source
@@ -38,6 +39,13 @@ def test_scores_are_sacrebleus() -> None:
     assert chinese.bleu == pytest.approx(sacrebleu.corpus_bleu(["模型很小。"], [["模型非常小。"]], tokenize="zh").score)
     assert "tok:zh" in chinese.signatures[0]
     assert "tok:13a" in scores.signatures[0]
+
+
+def test_datasets_reads_the_bundled_corpus() -> None:
+    rows = load_dataset("parquet", data_files=str(BUNDLED / "select.parquet"), split="train", streaming=True)
+    first = next(iter(rows.cast_column("audio", Audio(decode=False))))
+    assert first["id"] == open_corpus(BUNDLED).examples("select")[0].id
+    assert first["audio"]["path"].endswith(".ogg")
 
 
 def test_bundled_roles_share_no_talk_and_no_sentence() -> None:

@@ -10,10 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
@@ -21,9 +24,11 @@ from optuna.trial import TrialState
 import launch
 from compress.checkpoint import folder_bytes, load_checkpoint
 from corpora.roles import BUNDLED, open_corpus
-from models.qwen2_audio import load_source
+from models.qwen2_audio import load_source, read_layout
 from search.loop import promising
-from search.workbench import make_workbench
+from search.workbench import by_turns, make_workbench
+from space.genes import decode
+from space.plan import plan_from_json
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +123,29 @@ def test_same_seed_gives_the_same_plans(
     assert [trial.values for trial in first] == [trial.values for trial in second]
 
 
+def test_baselines_an_earlier_total_had_no_room_for_come_later(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = tmp_path / "studies" / "bin2"
+    assert launch.main([*words, "--trials", "1", "--finalists", "1"]) == 0
+    assert [trial.user_attrs.get("baseline") for trial in trials_of(study)] != [None]
+    assert launch.main([*words, "--trials", "4", "--finalists", "1"]) == 0
+    named = [trial.user_attrs["baseline"] for trial in trials_of(study) if "baseline" in trial.user_attrs]
+    assert len(named) == len(set(named)) > 1
+
+
+def test_results_of_other_plans_in_the_folder_are_not_reported(
+    study_copy: Path, words: list[str], model: Path, tmp_path: Path
+) -> None:
+    (study_copy / "study.db").unlink()
+    assert launch.main([*words, "--trials", "3", "--seed", "5"]) == 0
+    for finalist in summary_of(study_copy)["finalists"]:
+        trial = trials_of(study_copy)[finalist["trial"]]
+        plan = plan_from_json((tmp_path / finalist["path"] / "plan.json").read_text())
+        assert replace(plan, heal_steps=trial.params["heal_steps"]) == decode(trial.params, read_layout(model))
+
+
 def test_other_settings_are_refused_with_the_difference_named(
     study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +213,9 @@ def _finished_trials(study: Path) -> int:
     [
         (["--bin", "9"], "no such bin"),
         (["--bin", "3", "--trials", "0"], "--trials 0"),
+        (["--bin", "3", "--seed", "-1"], "--seed -1"),
+        (["--bin", "3", "--finalists", "0"], "--finalists 0"),
+        (["--bin", "9", "--model", "no-such/model"], "no such bin"),
         (["--bin", "3", "--model", "/no/such/model"], "no such folder"),
         (["--bin", "3", "--langs", "en-fr"], "--langs en-fr"),
         (["--bin", "3", "--data", "/no/such/data"], "/no/such/data"),
@@ -228,6 +259,78 @@ def test_a_wrong_storage_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_talk_in_two_roles_and_a_missing_reference_are_one_line(
+    model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(corpus, tmp_path / "data")
+    command = ["--bin", "2", "--model", str(model), "--data", str(tmp_path / "data")]
+    shutil.copy(corpus / "proxy.parquet", tmp_path / "data" / "report.parquet")
+    assert launch.main(command) == 2
+    assert "'proxy-001' is in proxy and in report" in capsys.readouterr().err
+    rows = pq.read_table(corpus / "report.parquet").to_pylist()
+    rows[1]["de"] = None
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "report.parquet")
+    assert launch.main(command) == 2
+    assert f"{rows[1]['id']!r} lacks" in capsys.readouterr().err
+    assert not (tmp_path / "studies").exists()
+
+
+def _as_json(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("config.json", _as_json("[]"), "model type None"),
+        ("config.json", _as_json('{"model_type": "bert"}'), "model type 'bert'"),
+        ("config.json", _as_json('{"model_type": "qwen2_audio", "text_config": 0}'), "config.json"),
+        ("config.json", Path.unlink, "no config.json"),
+        ("tokenizer.json", _as_json("[]"), "tokenizer or processor"),
+        ("tokenizer.json", Path.unlink, "tokenizer"),
+        ("processor_config.json", _as_json("[]"), "tokenizer or processor"),
+        ("generation_config.json", _as_json("[]"), "generation_config.json"),
+        ("plan.json", _as_json("{}"), "plan.json is damaged"),
+        ("plan.json", lambda path: path.write_bytes(b"\xff\xfe"), "plan.json"),
+        ("model.safetensors", Path.unlink, "model.safetensors"),
+        ("model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:5000]), "model.safetensors"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(
+    study_copy: Path, capsys: pytest.CaptureFixture[str], *, file: str, damage: Callable[[Path], object], message: str
+) -> None:
+    finished = tmp_path = study_copy.parents[1]
+    champion = finished / summary_of(finished / "studies" / "bin2")["champion"]["path"]
+    shutil.copytree(champion, tmp_path / "model")
+    damage(tmp_path / "model" / file)
+    assert launch.main(["evaluate", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("tightfit: ")
+    assert error.count("\n") == 1
+    if file in ("config.json", "plan.json", "model.safetensors"):
+        assert launch.main(["size", str(tmp_path / "model")]) == 2
+
+
+def test_size_and_evaluate_print_tables_and_json(
+    finished: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = summary_of(finished / "studies" / "bin2")
+    champion = str(finished / summary["champion"]["path"])
+    assert launch.main(["size", champion, "--json"]) == 0
+    size = json.loads(capsys.readouterr().out)
+    assert size["bytes"] == sum(size["parts"].values()) == summary["champion"]["bytes_on_disk"]
+    assert size["bin"] == 2
+    assert launch.main(["size", champion]) == 0
+    assert "bin 2" in capsys.readouterr().out
+    assert launch.main(["evaluate", champion, "--data", str(corpus), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    for direction, row in summary["champion"]["scores"].items():
+        assert {metric: scores[direction][metric] for metric in row} == row
+    assert launch.main(["evaluate", champion, "--data", str(corpus), "--batch-size", "0"]) == 2
+
+
 def test_unreadable_data_and_a_model_without_weights_are_one_line(
     model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,3 +363,12 @@ def test_a_third_of_a_rung_goes_on() -> None:
         False,
     ]
     assert promising(99.0, earlier[:3], 1 / 3)
+    assert not promising(float("nan"), earlier[:3], 1 / 3)
+
+
+def test_the_first_proxy_utterances_hear_every_talk() -> None:
+    examples = open_corpus(BUNDLED).examples("proxy")
+    talks = {example.talk for example in examples}
+    assert len(talks) > 1
+    assert {example.talk for example in by_turns(examples)[: len(talks)]} == talks
+    assert sorted(x.id for x in by_turns(examples)) == sorted(x.id for x in examples)

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor
-
-from compress.checkpoint import PLAN, WEIGHTS, folder_bytes, is_checkpoint, load_checkpoint
+from compress.checkpoint import WEIGHTS, folder_bytes, is_checkpoint, load_checkpoint, read_plan
 from corpora.roles import DIRECTIONS, open_corpus
-from models.qwen2_audio import load_source, read_layout
+from models.qwen2_audio import check_tokenizer, load_processor, load_source, read_layout
 from search.finalists import Exam
 from search.settings import check_directions
 from space.bins import bin_of
-from space.plan import plan_from_json
+from space.errors import UserError
 from space.size import unit_bytes, units
 
 
@@ -36,9 +34,9 @@ def measure_size(folder: Path) -> dict[str, Any]:
 
 def _parts(folder: Path, files: dict[str, int]) -> dict[str, int]:
     """Weights by tower and kind, what is left of the weights' file, then every other file."""
-    plan = plan_from_json((folder / PLAN).read_text())
+    layout, plan = read_plan(folder)
     parts: dict[str, int] = {}
-    for unit in units(read_layout(folder), plan):
+    for unit in units(layout, plan):
         tower, _, rest = unit.name.partition(".")
         name = f"{tower} {rest.split('.')[-1]}" if rest else tower
         parts[name] = parts.get(name, 0) + unit_bytes(unit)
@@ -49,13 +47,15 @@ def _parts(folder: Path, files: dict[str, int]) -> dict[str, int]:
 def evaluate_folder(folder: Path, data: Path, directions: Sequence[str], role: str, batch_size: int) -> dict[str, Any]:
     """Scores of a checkpoint or an uncompressed model folder on a role of a corpus."""
     check_directions(directions)
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: at least 1 utterance at once")
+    corpus = open_corpus(data, [DIRECTIONS[direction] for direction in directions])
     if is_checkpoint(folder):
         model, _ = load_checkpoint(folder)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor = load_processor(folder)
+        check_tokenizer(processor, model, folder)
     else:
         source = load_source(folder)
         model, processor = source.model, source.processor
-    exam = Exam(
-        open_corpus(data, [DIRECTIONS[direction] for direction in directions]), directions, processor, batch_size
-    )
+    exam = Exam(corpus, directions, processor, corpus.fingerprint(), batch_size)
     return {"path": str(folder), "bytes": folder_bytes(folder), "role": role, "scores": exam.scores(model, role)}
