@@ -1,4 +1,4 @@
-"""The command line: ``python launch.py [search|evaluate|size]``; search is the default command."""
+"""The command line: ``python launch.py [search|plan|evaluate|size]``; search is the default command."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ from transformers.utils import logging as transformers_logging
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, ROLES
 from search.folders import evaluate_folder, measure_size
-from search.report import print_evaluation, print_size, print_summary
+from search.outlooks import PlanSettings, plan_ranges
+from search.report import print_evaluation, print_plans, print_size, print_summary
 from search.run import run_search
 from search.samplers import SAMPLERS
 from search.settings import SearchSettings
-from space.bins import BIN_NUMBERS, max_size_range
+from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
+from space.pins import PIN_HELP
 
 _EXAMPLES = """\
 examples:
   python launch.py --bin 3 --trials 200            the main job, on the bundled 1:1000 model
   python launch.py --bin 3 --trials 400            the same study goes on to 400 trials
   python launch.py --max-size 700kB --trials 50    any size instead of a bin
+  python launch.py plan --model qwen2-audio-7b --bin all
+                                                   what the 7B model can be in each bin; no download
   python launch.py size studies/bin3/finalists/trial-12/model
   python launch.py evaluate studies/bin3/finalists/trial-12/model
   optuna-dashboard sqlite:///studies/bin3/study.db watch a study in the browser
@@ -84,6 +88,8 @@ def _search(options: argparse.Namespace) -> Shown:
         device=options.device,
         finalists=options.finalists,
         finalist_heal_steps=options.heal_steps,
+        pins=tuple(options.pin),
+        units=UNITS[options.units],
     )
     return run_search(settings, Console(stderr=options.json)), print_summary
 
@@ -91,7 +97,7 @@ def _search(options: argparse.Namespace) -> Shown:
 def _default_name(options: argparse.Namespace) -> str:
     if options.bin is not None:
         return f"bin{options.bin}"
-    return f"max-{max_size_range(options.max_size).bound_bytes}"
+    return f"max-{max_size_range(options.max_size, UNITS[options.units]).bound_bytes}"
 
 
 def _evaluate(options: argparse.Namespace) -> Shown:
@@ -103,7 +109,28 @@ def _evaluate(options: argparse.Namespace) -> Shown:
 
 
 def _size(options: argparse.Namespace) -> Shown:
-    return measure_size(_folder(options)), print_size
+    return measure_size(_folder(options), UNITS[options.units]), print_size
+
+
+def _plan(options: argparse.Namespace) -> Shown:
+    settings = PlanSettings(
+        model=options.model,
+        bins=None if options.max_size else _bins(options.bin),
+        max_size=options.max_size,
+        units=UNITS[options.units],
+        pins=tuple(options.pin),
+        data=Path(options.data) if options.data else None,
+        directions=_directions(options),
+    )
+    return plan_ranges(settings), print_plans
+
+
+def _bins(text: str) -> tuple[int, ...]:
+    if text == "all":
+        return BIN_NUMBERS
+    if not text.isdecimal():
+        raise UserError(f"--bin {text}: there is no such bin; choose one of {', '.join(map(str, BIN_NUMBERS))}, or all")
+    return (int(text),)
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -119,6 +146,7 @@ def _directions(options: argparse.Namespace) -> tuple[str, ...]:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
     "search": _search,
+    "plan": _plan,
     "evaluate": _evaluate,
     "size": _size,
 }
@@ -134,9 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--data", help="folder with one parquet file a role; default: the bundled talks")
     data.add_argument("--langs", default=",".join(DIRECTIONS), help="directions, comma-separated (%(default)s)")
 
+    counted = argparse.ArgumentParser(add_help=False)
+    counted.add_argument(
+        "--units", default="decimal", choices=tuple(UNITS), help="a kB is 1000 or 1024 bytes (%(default)s)"
+    )
+    pinned = argparse.ArgumentParser(add_help=False, parents=[counted])
+    pinned.add_argument("--pin", action="append", default=[], metavar="PIN", help=f"may be repeated: {PIN_HELP}")
+
     search = commands.add_parser(
         "search",
-        parents=[common, data],
+        parents=[common, data, pinned],
         help="find the best model that fits (default command)",
         description="Search for the best model that fits a bin or a size, and store it.",
         epilog=_EXAMPLES,
@@ -160,13 +195,30 @@ def _parser() -> argparse.ArgumentParser:
         help="where to compute; GPUs are not used yet (%(default)s)",
     )
 
+    plan = commands.add_parser(
+        "plan",
+        parents=[common, data, pinned],
+        help="what a model can be in each bin; no weights are read",
+        description="What fits, what has to go and where the bytes are, before any weight is read.",
+        epilog=_EXAMPLES,
+        formatter_class=style,
+    )
+    wanted = plan.add_mutually_exclusive_group()
+    wanted.add_argument("--bin", default="all", metavar="N", help="a bin of the task, or all (%(default)s)")
+    wanted.add_argument("--max-size", metavar="SIZE", help="instead of a bin: 900kB, 1.5GB, 300MiB; not reached")
+    plan.add_argument(
+        "--model",
+        help="qwen2-audio-7b or qwen2-audio-7b-instruct (known offline), a folder, a config.json, a safetensors file "
+        "or index, or a hub id; default: the bundled 1:1000 model",
+    )
+
     evaluate = commands.add_parser(
         "evaluate", parents=[common, data], help="translate and score a checkpoint or a model", formatter_class=style
     )
     evaluate.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
     evaluate.add_argument("--role", default="report", choices=ROLES, help="which examples (%(default)s)")
     evaluate.add_argument("--batch-size", type=int, default=32, help="utterances at once (%(default)s)")
-    weigh = commands.add_parser("size", parents=[common], help="bytes of a model folder by part, and its bin")
+    weigh = commands.add_parser("size", parents=[common, counted], help="bytes of a model folder by part, and its bin")
     weigh.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
     return parser
 

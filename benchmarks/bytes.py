@@ -13,40 +13,41 @@ from compress.checkpoint import load_checkpoint, write_checkpoint
 from compress.pipeline import compress
 from corpora.roles import BUNDLED as CORPUS
 from corpora.roles import open_corpus
-from models.qwen2_audio import load_source
+from models.loading import load_source
 from models.reference import BUNDLED
-from search.workbench import make_workbench
+from search.workbench import counted, make_workbench
 from space.bins import BIN_NUMBERS, bin_range
 from space.genes import decode, distributions, repair
-from space.size import plan_size
+from space.limits import Limits
 
 PLANS_A_BIN = 6
 
 
 def main() -> None:
     """Six random plans a bin: predicted, written, weighed, loaded."""
-    source = load_source(BUNDLED)
-    bank = make_workbench(source, open_corpus(CORPUS), ("de", "zh")).bank
+    corpus = open_corpus(CORPUS)
+    source = counted(load_source(BUNDLED), corpus, ("de", "zh"))
+    bank = make_workbench(source, corpus, ("de", "zh")).bank
     study = create_study(sampler=RandomSampler(seed=0))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number in BIN_NUMBERS:
-            size_range = bin_range(number, source.layout.source_bytes)
+            limits = Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes)
             for index in range(PLANS_A_BIN):
                 proposal = decode(study.ask(distributions(source.layout)).params, source.layout)
-                plan = repair(proposal, source.layout, size_range, source.fixed_bytes, index)
+                plan = repair(proposal, limits, index)
                 stored = compress(source, plan, bank, heal_steps=0, seed=0).stored
                 path = Path(folder) / f"{number}-{index}"
                 on_disk = write_checkpoint(path, source, plan, stored)
                 load_checkpoint(path)
-                predicted = plan_size(source.layout, plan, source.fixed_bytes).total
+                predicted = limits.bytes_of(plan)
                 rows.append(
                     {
                         "bin": number,
                         "plan": index,
                         "predicted": predicted,
                         "stat": on_disk,
-                        "inside": size_range.holds(on_disk),
+                        "inside": limits.size_range.holds(on_disk),
                     }
                 )
     wrong = sum(row["predicted"] != row["stat"] or not row["inside"] for row in rows)

@@ -8,7 +8,7 @@ from benchmarks.publish import publish, target
 from compress.pipeline import Bank, compress
 from corpora.roles import BUNDLED as CORPUS
 from corpora.roles import open_corpus
-from models.qwen2_audio import load_source
+from models.loading import load_source
 from models.reference import BUNDLED
 from search.finalists import Exam
 from search.workbench import make_workbench
@@ -21,12 +21,12 @@ def main() -> None:
     """Scores source and uniform rates, without healing, on the report role."""
     source, corpus = load_source(BUNDLED), open_corpus(CORPUS)
     bank: Bank = make_workbench(source, corpus, ("de", "zh")).bank
-    exam = Exam(corpus, DIRECTIONS, source.processor, corpus.fingerprint())
-    scores: dict[str, dict[str, Any]] = {"source, bf16": exam.scores(source.model, "report")}
+    exam = Exam(corpus, DIRECTIONS, corpus.fingerprint())
+    scores: dict[str, dict[str, Any]] = {"source, bf16": exam.scores(source.model, source.processor, "report")}
     for bits in (4, 3, 2):
         plan = uniform_plan(source.layout, Packed(bits, 64))
         model = compress(source, plan, bank, heal_steps=0, seed=0).model
-        scores[f"uniform, {bits} bits, group 64"] = exam.scores(model, "report")
+        scores[f"uniform, {bits} bits, group 64"] = exam.scores(model, source.processor, "report")
     rows = [
         {"model": name, **{f"{d} {metric}": table[d][metric] for d in DIRECTIONS for metric in ("bleu", "chrf")}}
         for name, table in scores.items()

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import PreTrainedModel
 
 from compress.units import UnitWeights, from_bytes, put, to_bytes
-from models.qwen2_audio import Source, carve, empty_model, places, read_layout
+from models.anatomy import carve, places
+from models.loading import Source, empty_model, read_layout
 from space.errors import UserError
 from space.layout import Layout
-from space.plan import Plan, plan_from_json
+from space.plan import TABLES, Plan, plan_from_json
 from space.size import unit_bytes, units
 
 WEIGHTS, PLAN = "model.safetensors", "plan.json"
@@ -37,7 +38,7 @@ def write_checkpoint(folder: Path, source: Source, plan: Plan, stored: Iterable[
     except SafetensorError as error:
         raise OSError(f"{folder}: weights could not be written ({error})") from error
     (temporary / PLAN).write_text(plan.to_json())
-    for name, data in source.fixed_files.items():
+    for name, data in source.vocabulary.fixed_files(plan.vocabulary).items():
         (temporary / name).write_bytes(data)
     for path in temporary.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner alone
@@ -75,7 +76,10 @@ def read_plan(folder: Path) -> tuple[Layout, Plan]:
 
 def _check_fits(folder: Path, plan: Plan, layout: Layout) -> None:
     """A plan fits a layout where it has its layers and keeps no more heads and channels than there are."""
-    for tower in (layout.encoder, layout.decoder):
+    tables = all((getattr(plan, name) is not None) == (name in layout.tables) for name in TABLES)
+    if not tables or not 0 < plan.vocabulary <= layout.vocabulary or (plan.encoder and layout.encoder is None):
+        raise UserError(f"{folder}: {PLAN} does not fit config.json (tables); copy the checkpoint again")
+    for tower in layout.towers:
         layers = plan.layers(tower)
         widths = all(
             0 <= layer.attention.kept <= tower.kv_heads and 0 <= layer.ffn.kept <= tower.ffn for layer in layers
@@ -94,7 +98,7 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / PLAN).exists()
 
 
-def load_checkpoint(folder: Path) -> tuple[Qwen2AudioForConditionalGeneration, Plan]:
+def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Plan]:
     """The compressed model in float32 and its plan. Raises UserError for a folder that is damaged or incomplete."""
     layout, plan = read_plan(folder)
     tensors = load_file(folder / WEIGHTS)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import PreTrainedModel
 
 from models.inputs import Row, make_batch, target_logits
+from models.loading import pad_token
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,29 @@ class HealSettings:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A training row and the source's log-probabilities of its target tokens (tokens, vocabulary)."""
+    """A training row and the source's log-probabilities of its target tokens (tokens, vocabulary).
+
+    `source_tokens` is how many tokens the target has in the source's vocabulary.
+    """
 
     row: Row
     teacher: Tensor
+    source_tokens: int
 
 
 def heal(
-    model: Qwen2AudioForConditionalGeneration,
+    model: PreTrainedModel,
     lessons: Sequence[Lesson],
     steps: int,
     *,
     seed: int,
     settings: HealSettings,
     progress: Callable[[int], None] = lambda _step: None,
-) -> Qwen2AudioForConditionalGeneration:
+) -> PreTrainedModel:
     """Trains LoRA adapters for `steps` steps and merges them; the same seed gives the same weights."""
     if steps == 0:
         return model
-    pad = model.generation_config.pad_token_id
+    pad = pad_token(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = LoraConfig(
@@ -69,7 +74,7 @@ def heal(
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             progress(step + 1)
-        merged: Qwen2AudioForConditionalGeneration = adapted.merge_and_unload()
+        merged: PreTrainedModel = adapted.merge_and_unload()
     merged.requires_grad_(False)
     return merged.eval()
 
@@ -84,10 +89,10 @@ def _targets(model: nn.Module) -> list[str]:
 
 
 def _by_utterance(lessons: Sequence[Lesson]) -> list[list[Lesson]]:
-    """Lessons of one utterance together: its directions share the encoder's pass."""
+    """Lessons of one utterance together: its directions share the encoder's pass. Rows without speech stand alone."""
     groups: dict[int, list[Lesson]] = {}
     for lesson in lessons:
-        groups.setdefault(id(lesson.row.speech), []).append(lesson)
+        groups.setdefault(id(lesson.row.speech or lesson), []).append(lesson)
     return list(groups.values())
 
 
@@ -100,9 +105,7 @@ def _order(count: int, wanted: int, seed: int) -> list[int]:
     return order
 
 
-def distillation_loss(
-    model: Qwen2AudioForConditionalGeneration, lessons: Sequence[Lesson], pad: int, reference_share: float
-) -> Tensor:
+def distillation_loss(model: PreTrainedModel, lessons: Sequence[Lesson], pad: int, reference_share: float) -> Tensor:
     """Mean KL from the teacher over target tokens, mixed with the cross-entropy of the references."""
     batch = make_batch([lesson.row for lesson in lessons], pad)
     student = target_logits(model, batch).log_softmax(-1)
@@ -113,13 +116,13 @@ def distillation_loss(
 
 
 @torch.no_grad()
-def make_lessons(source: Qwen2AudioForConditionalGeneration, rows: Sequence[Row], batch_rows: int) -> list[Lesson]:
+def make_lessons(source: PreTrainedModel, rows: Sequence[Row], batch_rows: int) -> list[Lesson]:
     """The source's predictions on every row, computed once."""
-    pad = source.generation_config.pad_token_id
+    pad = pad_token(source)
     lessons = []
     for start in range(0, len(rows), batch_rows):
         chosen = rows[start : start + batch_rows]
         predicted = target_logits(source, make_batch(chosen, pad)).log_softmax(-1)
         parts = torch.split(predicted, [len(row.target) for row in chosen])
-        lessons += [Lesson(row, part.clone()) for row, part in zip(chosen, parts, strict=True)]
+        lessons += [Lesson(row, part.clone(), len(row.target)) for row, part in zip(chosen, parts, strict=True)]
     return lessons

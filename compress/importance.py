@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.anatomy import places
 from models.inputs import Batch, target_logits
-from models.qwen2_audio import Source, places
+from models.loading import Source
 from space.plan import uniform_plan
 from space.size import WHOLE
 

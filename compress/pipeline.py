@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import PreTrainedModel
 
-from compress.heal import HealSettings, Lesson, heal
+from compress.heal import HealSettings, heal
 from compress.prune import Moments, pruned_model
 from compress.units import UnitWeights, encode, put
-from models.qwen2_audio import Source, places
+from compress.vocabulary import Curriculum
+from models.anatomy import places
+from models.loading import Source
 from space.plan import Plan
 from space.size import units
 
@@ -21,14 +23,14 @@ class Bank:
     """Measured facts about the source: input moments of every matrix, and lessons for healing."""
 
     moments: Moments
-    lessons: Sequence[Lesson]
+    curriculum: Curriculum
 
 
 @dataclass(frozen=True)
 class Compressed:
     """A model that holds the stored values in float32, and the stored form of every unit."""
 
-    model: Qwen2AudioForConditionalGeneration
+    model: PreTrainedModel
     plan: Plan
     stored: tuple[UnitWeights, ...]
 
@@ -45,7 +47,8 @@ def compress(
 ) -> Compressed:
     """Carries a plan out with `heal_steps` steps of healing (a trial heals as its plan says, a finalist longer)."""
     model, moments = pruned_model(source, plan, bank.moments)
-    model = heal(model, bank.lessons, heal_steps, seed=seed, settings=settings or HealSettings(), progress=progress)
+    lessons = bank.curriculum.of(plan.vocabulary) if heal_steps else ()
+    model = heal(model, lessons, heal_steps, seed=seed, settings=settings or HealSettings(), progress=progress)
     with torch.no_grad():
         stored = []
         for unit, place in zip(units(source.layout, plan), places(model, plan), strict=True):

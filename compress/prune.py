@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import PreTrainedModel
 
 from compress.units import biases, matrix, weight
-from models.qwen2_audio import Place, Source, carved_copy, places
+from models.anatomy import Place, carved_copy, places
+from models.loading import Source, renumber_ids
 from space.layout import Layout, Tower
 from space.plan import Plan, Sublayer, uniform_plan
 from space.size import WHOLE
@@ -32,15 +33,22 @@ def kept_columns(importance: Tensor, kept: int, block: int) -> Tensor:
 
 def pruned_model(
     source: Source, plan: Plan, moments: Moments
-) -> tuple[Qwen2AudioForConditionalGeneration, dict[str, tuple[Tensor | None, ...]]]:
-    """A model in the plan's shapes with the source's most important heads and channels, and its matrices' moments."""
-    model = carved_copy(source, plan)
+) -> tuple[PreTrainedModel, dict[str, tuple[Tensor | None, ...]]]:
+    """A model in the plan's shapes with the source's most important heads and channels, and its matrices' moments.
+
+    Rows of embedding and lm_head are those of the tokens that stay.
+    """
+    model = carved_copy(source.model, plan)
+    renumber_ids(model, source.vocabulary, plan.vocabulary)
+    rows = torch.tensor(source.vocabulary.kept(plan.vocabulary))
     whole = {place.name: place for place in places(source.model, uniform_plan(source.layout, WHOLE))}
     remaining: dict[str, tuple[Tensor | None, ...]] = {}
     for place in places(model, plan):
         remaining[place.name] = moments[place.name]
         tower, sublayer = _sublayer(place.name, plan, source.layout)
         if sublayer is None or tower is None:
+            if place.name in ("embedding", "lm_head") and len(rows) < source.vocabulary.rows:
+                weight(place.matrices[0]).copy_(weight(whole[place.name].matrices[0])[rows])
             continue
         remaining[place.name] = _move(whole[place.name], place, tower, sublayer, moments[place.name])
     return model, remaining
@@ -51,7 +59,7 @@ def _sublayer(name: str, plan: Plan, layout: Layout) -> tuple[Tower | None, Subl
     if "." not in name:
         return None, None
     tower, index, part = name.split(".")
-    return getattr(layout, tower), getattr(getattr(plan, tower)[int(index)], part)
+    return next(x for x in layout.towers if x.name == tower), getattr(getattr(plan, tower)[int(index)], part)
 
 
 def _move(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.quantize import Quantized, pack, quantize, unpack
-from models.qwen2_audio import Place
+from models.anatomy import Place
 from space.size import Unit, linear_bytes, unit_bytes
 
 

@@ -26,20 +26,24 @@ DIRECTIONS = {"en-de": "de", "en-zh": "zh"}
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance: 16 kHz mono samples in [-1, 1] and its reference translations by language code."""
+    """One utterance, 16 kHz mono samples in [-1, 1] or English text, and its references by language code."""
 
     id: str
     talk: str
-    audio: NDArray[np.float32]
+    utterance: NDArray[np.float32] | str
     references: dict[str, str]
 
 
 @dataclass
 class Corpus:
-    """A folder with one parquet file a role; a role is read when first asked for; `opened` tells which were."""
+    """A folder with one parquet file a role; a role is read when first asked for; `opened` tells which were.
+
+    `heard` says whether utterances are audio, or English text for models that read.
+    """
 
     folder: Path
     languages: tuple[str, ...]
+    heard: bool = True
     opened: dict[str, list[Example]] = field(default_factory=dict)
 
     def examples(self, role: str) -> list[Example]:
@@ -49,10 +53,10 @@ class Corpus:
                 Example(
                     id=row["id"],
                     talk=row["talk"],
-                    audio=decode_audio(row["audio"]["bytes"], row["id"]),
+                    utterance=decode_audio(row["audio"]["bytes"], row["id"]) if self.heard else row["en"],
                     references={code: row[code] for code in self.languages},
                 )
-                for row in _rows(self.folder / f"{role}.parquet", self.languages)
+                for row in _rows(self.folder / f"{role}.parquet", self.languages, heard=self.heard)
             ]
         return self.opened[role]
 
@@ -65,8 +69,10 @@ class Corpus:
         return digest.hexdigest()[:16]
 
 
-def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values())) -> Corpus:
+def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values()), *, heard: bool = True) -> Corpus:
     """The corpus in a folder, checked through: columns, references and audio of each role; no talk may have two roles.
+
+    Where utterances are not `heard` the English text is read in place of audio.
 
     Raises UserError naming file and utterance. What is read for the check is forgotten: no role counts as opened.
     """
@@ -74,24 +80,26 @@ def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values
     if missing:
         raise UserError(
             f"--data {folder}: {', '.join(missing)} not there; a corpus is a folder with one parquet file for each of "
-            f"{', '.join(ROLES)} (columns id, talk, audio, and a column for each target language)"
+            f"{', '.join(ROLES)} (columns id, talk, audio, en, and a column for each target language)"
         )
     talks: dict[str, str] = {}
     for role in ROLES:
-        for row in _rows(folder / f"{role}.parquet", languages):
-            decode_audio(row["audio"]["bytes"], row["id"])
+        for row in _rows(folder / f"{role}.parquet", languages, heard=heard):
+            if heard:
+                decode_audio(row["audio"]["bytes"], row["id"])
             other = talks.setdefault(row["talk"], role)
             if other != role:
                 raise UserError(
                     f"--data {folder}: talk {row['talk']!r} is in {other} and in {role}; give each talk to one role, "
                     "or what is searched on is reported on"
                 )
-    return Corpus(folder, tuple(languages))
+    return Corpus(folder, tuple(languages), heard)
 
 
-def _rows(path: Path, languages: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(path: Path, languages: Sequence[str], *, heard: bool) -> list[dict[str, Any]]:
     """The rows of a role's file, every column and reference checked to be there; audio stays encoded."""
-    columns = ["id", "talk", "audio", *languages]
+    texts = ["id", "talk", *([] if heard else ["en"]), *languages]
+    columns = [*texts, "audio"] if heard else texts
     try:
         found = pq.read_schema(path).names
         missing = [name for name in columns if name not in found]
@@ -103,10 +111,11 @@ def _rows(path: Path, languages: Sequence[str]) -> list[dict[str, Any]]:
     if not rows:
         raise UserError(f"--data {path}: no rows; a role needs at least one utterance")
     for row in rows:
-        if not isinstance(row["audio"], dict) or not isinstance(row["audio"].get("bytes"), bytes):
+        if heard and (not isinstance(row["audio"], dict) or not isinstance(row["audio"].get("bytes"), bytes)):
             raise UserError(f"--data {path}: utterance {row['id']!r} has no audio bytes; write it again")
-        if not all(row[name] for name in ("id", "talk", *languages)):
-            raise UserError(f"--data {path}: utterance {row['id']!r} lacks id, talk or a reference; remove or mend it")
+        if not all(row[name] for name in texts):
+            lacking = ", ".join(name for name in texts if not row[name])
+            raise UserError(f"--data {path}: utterance {row['id']!r} lacks {lacking}; remove or mend it")
     return rows
 
 

@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import PreTrainedModel
+
+from models.anatomy import audio_tower, decoder
 
 PROMPTS = {
     "de": "Translate the English speech into German:",
     "zh": "Translate the English speech into Chinese:",
+}
+# For decoder-only models, which read the utterance as text.
+TEXT_PROMPTS = {
+    "de": "Translate the English text into German: {text}\nGerman:",
+    "zh": "Translate the English text into Chinese: {text}\nChinese:",
 }
 
 
@@ -37,28 +44,34 @@ class Speech:
 
 @dataclass(frozen=True)
 class Row:
-    """One direction of one utterance: `speech` and token ids of prompt and target (end of text included)."""
+    """One direction of one utterance: token ids of prompt and target (end of text included), and its speech, if any."""
 
-    speech: Speech
+    speech: Speech | None
     prompt: tuple[int, ...]
     target: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """`features` (utterances, mel bins, frames), `frames` (utterances,), and rows padded on the right.
-
-    `ids`, `mask` are (rows, length); `audio_of` (rows,) is the row's utterance; `predicts` (rows, length - 1) marks the
-    positions whose next token belongs to the target.
-    """
+class SpeechBatch:
+    """`features` (utterances, mel bins, frames), `frames` and `audio_tokens` (utterances,); `of_row` (rows,)."""
 
     features: Tensor
     frames: Tensor
+    audio_tokens: Tensor
+    of_row: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right: `ids`, `mask` are (rows, length).
+
+    `predicts` (rows, length - 1) marks the positions whose next token belongs to the target.
+    """
+
+    speech: SpeechBatch | None
     ids: Tensor
     mask: Tensor
-    audio_of: Tensor
     predicts: Tensor
-    audio_tokens: Tensor
 
     @property
     def targets(self) -> Tensor:
@@ -74,20 +87,28 @@ def featurize(processor: Any, audio: NDArray[np.float32]) -> Speech:
     return Speech(out["input_features"][0], int(out["attention_mask"].sum()))
 
 
-def make_row(processor: Any, speech: Speech, language: str, target: str) -> Row:
-    """Prompt in the base model's form, and target, as token ids."""
+def read_utterance(processor: Any, utterance: NDArray[np.float32] | str) -> Speech | str:
+    """An utterance as rows are made of it: features of samples; a text as it is."""
+    return utterance if isinstance(utterance, str) else featurize(processor, utterance)
+
+
+def make_row(processor: Any, utterance: Speech | str, language: str, target: str) -> Row:
+    """Prompt and target as token ids: for speech in the base model's form, for text with the text in it."""
     tokenizer = processor.tokenizer
-    audio = processor.audio_token * speech.audio_tokens
-    text = f"{processor.audio_bos_token}{audio}{processor.audio_eos_token}{PROMPTS[language]}"
-    prompt = tokenizer(text, add_special_tokens=False).input_ids
+    if isinstance(utterance, Speech):
+        speech = utterance
+        audio = processor.audio_token * speech.audio_tokens
+        text = f"{processor.audio_bos_token}{audio}{processor.audio_eos_token}{PROMPTS[language]}"
+        prompt = tokenizer(text, add_special_tokens=False).input_ids
+    else:
+        speech = None
+        prompt = tokenizer(TEXT_PROMPTS[language].format(text=utterance)).input_ids
     ids = tokenizer(target, add_special_tokens=False).input_ids if target else []
     return Row(speech, tuple(prompt), (*ids, tokenizer.eos_token_id))
 
 
 def make_batch(rows: Sequence[Row], pad: int) -> Batch:
     """Rows of one batch; rows of the same utterance share its features."""
-    speeches = list({id(row.speech): row.speech for row in rows}.values())
-    index = {id(speech): i for i, speech in enumerate(speeches)}
     longest = max(len(row.prompt) + len(row.target) for row in rows)
     ids = torch.full((len(rows), longest), pad)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -97,15 +118,19 @@ def make_batch(rows: Sequence[Row], pad: int) -> Batch:
         ids[i, :length] = torch.tensor(row.prompt + row.target)
         mask[i, :length] = 1
         predicts[i, len(row.prompt) - 1 : length - 1] = True
-    frames = torch.tensor([speech.frames for speech in speeches])
-    return Batch(
+    return Batch(_speech_batch(rows), ids, mask, predicts)
+
+
+def _speech_batch(rows: Sequence[Row]) -> SpeechBatch | None:
+    speeches = list({id(row.speech): row.speech for row in rows if row.speech is not None}.values())
+    if not speeches:
+        return None
+    index = {id(speech): i for i, speech in enumerate(speeches)}
+    return SpeechBatch(
         features=torch.stack([speech.features for speech in speeches]),
-        frames=frames,
-        ids=ids,
-        mask=mask,
-        audio_of=torch.tensor([index[id(row.speech)] for row in rows]),
-        predicts=predicts,
+        frames=torch.tensor([speech.frames for speech in speeches]),
         audio_tokens=torch.tensor([speech.audio_tokens for speech in speeches]),
+        of_row=torch.tensor([index[id(row.speech)] for row in rows]),
     )
 
 
@@ -115,12 +140,12 @@ def batches(rows: Sequence[Row], size: int, pad: int) -> Iterator[Batch]:
         yield make_batch(rows[start : start + size], pad)
 
 
-def encode_audio(model: Qwen2AudioForConditionalGeneration, features: Tensor, frames: Tensor) -> Tensor:
+def encode_audio(model: PreTrainedModel, features: Tensor, frames: Tensor) -> Tensor:
     """Projected audio embeddings (utterances, longest, hidden): what the model's own forward computes, without padding.
 
     Features are cut a few frames behind the longest speech; the states of valid frames never see that far.
     """
-    tower = model.model.audio_tower
+    tower = audio_tower(model)
     used = min(features.shape[2], (int(frames.max()) + 8 + 3) // 4 * 4)
     states = nn.functional.gelu(tower.conv1(features[:, :, :used]))
     states = nn.functional.gelu(tower.conv2(states)).permute(0, 2, 1)
@@ -135,18 +160,20 @@ def encode_audio(model: Qwen2AudioForConditionalGeneration, features: Tensor, fr
     return projected
 
 
-def embed(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> Tensor:
-    """Input embeddings (rows, length, hidden) with the audio in its place."""
-    audio = encode_audio(model, batch.features, batch.frames)
+def embed(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Input embeddings (rows, length, hidden) with the audio, if any, in its place."""
     embeds: Tensor = model.get_input_embeddings()(batch.ids)
-    pieces = [audio[i, : int(batch.audio_tokens[i])] for i in batch.audio_of.tolist()]
+    if batch.speech is None:
+        return embeds
+    audio = encode_audio(model, batch.speech.features, batch.speech.frames)
+    pieces = [audio[i, : int(batch.speech.audio_tokens[i])] for i in batch.speech.of_row.tolist()]
     places = batch.ids == model.config.audio_token_index
     return embeds.masked_scatter(places[..., None], torch.cat(pieces).to(embeds.dtype))
 
 
-def target_logits(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> Tensor:
+def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Teacher-forced logits of the target tokens (predicted tokens, vocabulary)."""
-    hidden = model.model.language_model(
+    hidden = decoder(model)(
         inputs_embeds=embed(model, batch), attention_mask=batch.mask, use_cache=False
     ).last_hidden_state
     logits: Tensor = model.lm_head(hidden[:, :-1][batch.predicts])

@@ -1,4 +1,4 @@
-"""Divergence from the teacher: mean KL(source || candidate) over the target tokens of teacher-forced rows, in nats."""
+"""Divergence from the teacher: KL(source || candidate) on teacher-forced rows, in nats a token of the source."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import PreTrainedModel
 
 from compress.heal import Lesson
 from models.inputs import make_batch, target_logits
+from models.loading import pad_token
 
 
 @torch.no_grad()
-def divergence(model: Qwen2AudioForConditionalGeneration, lessons: Sequence[Lesson], batch_rows: int = 48) -> float:
-    """Mean over tokens, so rows of different length weigh by their tokens. Lower is better; 0 for the source itself."""
-    pad = model.generation_config.pad_token_id
+def divergence(model: PreTrainedModel, lessons: Sequence[Lesson], batch_rows: int = 48) -> float:
+    """Sum over target tokens by the tokens the targets have in the source's vocabulary.
+
+    Rows of different length weigh by their tokens, and vocabularies of different size compare: the sum is the
+    divergence of whole texts. Lower is better; 0 for the source itself.
+    """
+    pad = pad_token(model)
     total, tokens = 0.0, 0
     for start in range(0, len(lessons), batch_rows):
         chosen = lessons[start : start + batch_rows]
         student = target_logits(model, make_batch([x.row for x in chosen], pad)).log_softmax(-1)
         teacher = torch.cat([x.teacher for x in chosen])
         total += float(nn.functional.kl_div(student, teacher, log_target=True, reduction="sum"))
-        tokens += len(teacher)
+        tokens += sum(x.source_tokens for x in chosen)
     return total / tokens

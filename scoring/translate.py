@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen2AudioForConditionalGeneration
+from transformers import GenerationConfig, PreTrainedModel
 
 from corpora.roles import Example
-from models.inputs import Batch, Row, embed, featurize, make_batch, make_row
+from models.inputs import Batch, Row, embed, make_batch, make_row, read_utterance
+from models.loading import pad_token
 
 MAX_NEW_TOKENS = 256
-# Decoding as it stands in signatures: a token for each audio token (40 ms of speech) and 16 more are plenty.
-DECODING = f"greedy, at most audio tokens + 16 and {MAX_NEW_TOKENS} tokens"
+# Decoding as it stands in signatures: a token for each audio token (40 ms of speech) and 16 more are plenty, and so
+# are twice the tokens of a text and its instruction.
+DECODING = f"greedy, at most audio tokens + 16 (text: twice the prompt) and {MAX_NEW_TOKENS} tokens"
 
 
 @torch.inference_mode()
 def translate(
-    model: Qwen2AudioForConditionalGeneration,
+    model: PreTrainedModel,
     processor: Any,
     examples: Sequence[Example],
     language: str,
@@ -27,8 +29,9 @@ def translate(
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[str]:
     """Translations in the order of the examples; `progress` is told how many more are done."""
-    rows = [make_row(processor, featurize(processor, example.audio), language, "") for example in examples]
-    order = sorted(range(len(rows)), key=lambda i: rows[i].speech.frames)
+    utterances = [read_utterance(processor, example.utterance) for example in examples]
+    rows = [make_row(processor, utterance, language, "") for utterance in utterances]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
     texts = [""] * len(rows)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
@@ -38,10 +41,10 @@ def translate(
     return texts
 
 
-def _generate(model: Qwen2AudioForConditionalGeneration, processor: Any, rows: Sequence[Row]) -> list[str]:
+def _generate(model: PreTrainedModel, processor: Any, rows: Sequence[Row]) -> list[str]:
     """Every row stops where it would stop alone, so its text does not depend on its neighbours."""
-    embeds, mask = _left_padded(model, make_batch(rows, processor.tokenizer.pad_token_id))
-    limits = [min(MAX_NEW_TOKENS, row.speech.audio_tokens + 16) for row in rows]
+    embeds, mask = _left_padded(model, make_batch(rows, pad_token(model)))
+    limits = [min(MAX_NEW_TOKENS, row.speech.audio_tokens + 16 if row.speech else 2 * len(row.prompt)) for row in rows]
     out = model.generate(
         inputs_embeds=embeds, attention_mask=mask, generation_config=_greedy(model, processor, max(limits))
     )
@@ -51,7 +54,7 @@ def _generate(model: Qwen2AudioForConditionalGeneration, processor: Any, rows: S
     ]
 
 
-def _greedy(model: Qwen2AudioForConditionalGeneration, processor: Any, limit: int) -> GenerationConfig:
+def _greedy(model: PreTrainedModel, processor: Any, limit: int) -> GenerationConfig:
     """Plain greedy decoding with the model's end tokens, whatever penalties its generation config asks for."""
     end = model.generation_config.eos_token_id
     return GenerationConfig(
@@ -59,11 +62,11 @@ def _greedy(model: Qwen2AudioForConditionalGeneration, processor: Any, limit: in
         do_sample=False,
         num_beams=1,
         eos_token_id=processor.tokenizer.eos_token_id if end is None else end,
-        pad_token_id=processor.tokenizer.pad_token_id,
+        pad_token_id=pad_token(model),
     )
 
 
-def _left_padded(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt embeddings and mask with the padding moved to the left; the target, one end token, is left out."""
     embeds = embed(model, batch)
     lengths = batch.mask.sum(1) - 1

@@ -12,16 +12,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.checkpoint import load_checkpoint, write_checkpoint
-from compress.pipeline import compress
+from compress.pipeline import Compressed, compress
 from corpora.roles import DIRECTIONS, Corpus
-from models.qwen2_audio import Source
+from models.loading import Source, load_processor
 from scoring.metrics import score
 from scoring.translate import DECODING, translate
 from search.workbench import Workbench
-from space.bins import SizeRange
 from space.genes import decode
+from space.limits import Limits
 from space.plan import Plan
-from space.size import plan_parameters, plan_size
+from space.size import plan_parameters
 
 RESULT = "result.json"
 
@@ -32,17 +32,16 @@ class Exam:
 
     corpus: Corpus
     directions: Sequence[str]
-    processor: Any
     data: str
     batch_size: int = 32
 
-    def scores(self, model: Any, role: str) -> dict[str, dict[str, Any]]:
+    def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
         """BLEU, chrF and signatures by direction on a role."""
         examples = self.corpus.examples(role)
         table: dict[str, dict[str, Any]] = {}
         for direction in self.directions:
             language = DIRECTIONS[direction]
-            hypotheses = translate(model, self.processor, examples, language, batch_size=self.batch_size)
+            hypotheses = translate(model, processor, examples, language, batch_size=self.batch_size)
             scores = score(hypotheses, [example.references[language] for example in examples], language)
             table[direction] = {
                 **scores.to_dict(),
@@ -67,7 +66,7 @@ def examine(
     exam: Exam,
     folder: Path,
     *,
-    size_range: SizeRange,
+    limits: Limits,
     heal_steps: int,
     key: str,
     progress: Callable[[int], None],
@@ -85,11 +84,12 @@ def examine(
         return known
     # The result is the completion mark of the model beside it.
     result_path.unlink(missing_ok=True)
-    predicted = plan_size(source.layout, plan, source.fixed_bytes).total
-    on_disk = write_finalist(workbench, plan, trial.user_attrs["seed"], folder / "model", progress)
+    predicted = limits.bytes_of(plan)
+    done = heal_in_full(workbench, plan, trial.user_attrs["seed"], progress)
+    on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
     assert on_disk == predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
-    assert size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of {size_range}"
-    model, _ = load_checkpoint(folder / "model")
+    assert limits.size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of the range"
+    model, processor = load_checkpoint(folder / "model")[0], load_processor(folder / "model")
     result = {
         "key": key,
         "trial": trial.number,
@@ -98,24 +98,30 @@ def examine(
         "bytes_on_disk": on_disk,
         "parameters": plan_parameters(source.layout, plan),
         "path": str(folder / "model"),
-        "heal_steps": heal_steps,
-        "select": exam.scores(model, "select"),
+        "heal_steps": done.plan.heal_steps,
+        "select": exam.scores(model, processor, "select"),
     }
     write_whole(result_path, json.dumps(result, indent=1, ensure_ascii=False))
     return result
 
 
-def write_finalist(workbench: Workbench, plan: Plan, seed: int, folder: Path, progress: Callable[[int], None]) -> int:
-    """Heals for the plan's steps, quantises and writes; returns the bytes on disk."""
-    done = compress(workbench.source, plan, workbench.bank, heal_steps=plan.heal_steps, seed=seed, progress=progress)
-    return write_checkpoint(folder, workbench.source, plan, done.stored)
+def heal_in_full(workbench: Workbench, plan: Plan, seed: int, progress: Callable[[int], None]) -> Compressed:
+    """The plan carried out with its steps of healing, or with none where that diverges less on the proxy role.
+
+    Healing comes before quantisation: where little was pruned it has little to mend and may move weights for nothing.
+    """
+    plain = compress(workbench.source, replace(plan, heal_steps=0), workbench.bank, heal_steps=0, seed=seed)
+    if not plan.heal_steps:
+        return plain
+    healed = compress(workbench.source, plan, workbench.bank, heal_steps=plan.heal_steps, seed=seed, progress=progress)
+    return min((healed, plain), key=lambda done: workbench.divergence(done.model, plan.vocabulary))
 
 
 def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:
     """The result with its scores on the report role, which is opened for finalists only."""
     if "scores" not in result:
-        model, _ = load_checkpoint(folder / "model")
-        result = {**result, "scores": exam.scores(model, "report")}
+        model, processor = load_checkpoint(folder / "model")[0], load_processor(folder / "model")
+        result = {**result, "scores": exam.scores(model, processor, "report")}
         write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return result
 
@@ -124,7 +130,7 @@ def source_scores(source: Source, exam: Exam, path: Path, key: str) -> dict[str,
     """Scores of the uncompressed model on the report role; kept with the study."""
     known = read_keyed(path, key)
     if known is None:
-        known = {"key": key, "scores": exam.scores(source.model, "report")}
+        known = {"key": key, "scores": exam.scores(source.model, source.processor, "report")}
         write_whole(path, json.dumps(known, indent=1, ensure_ascii=False))
     scores: dict[str, Any] = known["scores"]
     return scores

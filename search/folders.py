@@ -8,25 +8,31 @@ from typing import Any
 
 from compress.checkpoint import WEIGHTS, folder_bytes, is_checkpoint, load_checkpoint, read_plan
 from corpora.roles import DIRECTIONS, open_corpus
-from models.qwen2_audio import check_tokenizer, load_processor, load_source, read_layout
+from models.loading import check_tokenizer, load_processor, load_source, read_layout
 from search.finalists import Exam
 from search.settings import check_directions
-from space.bins import bin_of
+from space.bins import DECIMAL, Units, bin_of
 from space.errors import UserError
-from space.size import unit_bytes, units
+from space.size import tensor_bytes, unit_bytes, units
 
 
-def measure_size(folder: Path) -> dict[str, Any]:
-    """Bytes of a checkpoint by part of the model, of any other model folder by file; and the bin they fall in."""
+def measure_size(folder: Path, units: Units = DECIMAL) -> dict[str, Any]:
+    """Bytes of a checkpoint by part of the model, of any other model folder by file; and the bin they fall in.
+
+    `bin_in_other_units` is there where the other kind of units puts the folder into another bin.
+    """
     layout = read_layout(folder)
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     parts = _parts(folder, files) if is_checkpoint(folder) else files
     total = folder_bytes(folder)
     assert sum(parts.values()) == total
+    here, there = (bin_of(total, layout.source_bytes, one) for one in (units, Units(binary=not units.binary)))
     return {
         "path": str(folder),
         "bytes": total,
-        "bin": bin_of(total, layout.source_bytes),
+        "units": str(units),
+        "bin": here,
+        **({"bin_in_other_units": there} if here != there else {}),
         "source_bytes": layout.source_bytes,
         "parts": parts,
     }
@@ -34,12 +40,7 @@ def measure_size(folder: Path) -> dict[str, Any]:
 
 def _parts(folder: Path, files: dict[str, int]) -> dict[str, int]:
     """Weights by tower and kind, what is left of the weights' file, then every other file."""
-    layout, plan = read_plan(folder)
-    parts: dict[str, int] = {}
-    for unit in units(layout, plan):
-        tower, _, rest = unit.name.partition(".")
-        name = f"{tower} {rest.split('.')[-1]}" if rest else tower
-        parts[name] = parts.get(name, 0) + unit_bytes(unit)
+    parts = tensor_bytes({unit.name: unit_bytes(unit) for unit in units(*read_plan(folder))})
     parts["header"] = files[WEIGHTS] - sum(parts.values())
     return parts | {name: size for name, size in files.items() if name != WEIGHTS}
 
@@ -49,7 +50,8 @@ def evaluate_folder(folder: Path, data: Path, directions: Sequence[str], role: s
     check_directions(directions)
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: at least 1 utterance at once")
-    corpus = open_corpus(data, [DIRECTIONS[direction] for direction in directions])
+    heard = read_layout(folder).encoder is not None
+    corpus = open_corpus(data, [DIRECTIONS[direction] for direction in directions], heard=heard)
     if is_checkpoint(folder):
         model, _ = load_checkpoint(folder)
         processor = load_processor(folder)
@@ -57,5 +59,10 @@ def evaluate_folder(folder: Path, data: Path, directions: Sequence[str], role: s
     else:
         source = load_source(folder)
         model, processor = source.model, source.processor
-    exam = Exam(corpus, directions, processor, corpus.fingerprint(), batch_size)
-    return {"path": str(folder), "bytes": folder_bytes(folder), "role": role, "scores": exam.scores(model, role)}
+    exam = Exam(corpus, directions, corpus.fingerprint(), batch_size)
+    return {
+        "path": str(folder),
+        "bytes": folder_bytes(folder),
+        "role": role,
+        "scores": exam.scores(model, processor, role),
+    }

@@ -13,11 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search.baselines import baselines
 from search.samplers import trial_seed
 from search.workbench import Workbench
-from space.bins import SizeRange
 from space.genes import HEAL_STEPS, decode, distributions, encode
 from space.layout import Layout
+from space.limits import Limits
 from space.plan import Plan
-from space.size import plan_size
 
 # Share of a rung's trials that go on to the next (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934).
 # Healing costs ten times what the first two rungs cost together, so few get there.
@@ -29,30 +28,29 @@ _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """The range of a study and what its sizes are counted with."""
+class Terms:
+    """What all trials of a study share: limits, seed, and the signature of their scores."""
 
-    size_range: SizeRange
-    fixed_bytes: int
+    limits: Limits
     seed: int
     signature: str
 
 
 def run_trials(
-    study: optuna.Study, workbench: Workbench, space: SearchSpace, total: int, on_trial: Callable[[FrozenTrial], None]
+    study: optuna.Study, workbench: Workbench, terms: Terms, total: int, on_trial: Callable[[FrozenTrial], None]
 ) -> None:
     """Goes on until `total` trials have ended; trials a killed driver left running come first, with the same plan."""
-    _enqueue_baselines(study, workbench, space, total)
+    _enqueue_baselines(study, terms.limits, total)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         trial = optuna.Trial(study, left._trial_id)
         if left.user_attrs.get("attempts", 0) < _ATTEMPTS:
-            _run(study, trial, workbench, space, on_trial)
+            _run(study, trial, workbench, terms, on_trial)
             continue
         trial.set_user_attr("failure", f"its driver died with it {_ATTEMPTS} times")
         study.tell(trial, state=TrialState.FAIL)
         on_trial(study.trials[trial.number])
     while _ended(study) < total:
-        _run(study, study.ask(), workbench, space, on_trial)
+        _run(study, study.ask(), workbench, terms, on_trial)
 
 
 def suggest(trial: optuna.Trial, layout: Layout) -> Plan:
@@ -70,33 +68,31 @@ def _ended(study: optuna.Study) -> int:
     return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
-def _enqueue_baselines(study: optuna.Study, workbench: Workbench, space: SearchSpace, total: int) -> None:
+def _enqueue_baselines(study: optuna.Study, limits: Limits, total: int) -> None:
     """The simple plans are the first trials, so that the winner never loses to them unseen.
 
     Those an earlier run had no room for, or was killed before, come now.
     """
-    layout = workbench.source.layout
     trials = study.get_trials(deepcopy=False)
     known = {trial.user_attrs.get("baseline") for trial in trials}
-    named = baselines(layout, space.size_range, space.fixed_bytes, max(HEAL_STEPS))
+    named = baselines(limits, max(HEAL_STEPS))
     missing = [(name, plan) for name, plan in named if name not in known]
     for name, plan in missing[: max(0, total - len(trials))]:
-        study.enqueue_trial(encode(plan, layout), user_attrs={"baseline": name})
+        study.enqueue_trial(encode(plan, limits.layout), user_attrs={"baseline": name})
 
 
 def _run(
     study: optuna.Study,
     trial: optuna.Trial,
     workbench: Workbench,
-    space: SearchSpace,
+    terms: Terms,
     on_trial: Callable[[FrozenTrial], None],
 ) -> None:
-    layout = workbench.source.layout
     trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
-    plan = suggest(trial, layout)
-    size_bytes = plan_size(layout, plan, space.fixed_bytes).total
-    assert space.size_range.holds(size_bytes), f"trial {trial.number}: {size_bytes} bytes are outside of the range"
-    seed = trial_seed(space.seed, trial.number)
+    plan = suggest(trial, terms.limits.layout)
+    size_bytes = terms.limits.bytes_of(plan)
+    assert terms.limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
+    seed = trial_seed(terms.seed, trial.number)
     baseline = "baseline" in trial.user_attrs
     earlier = _rung_scores(study)
 
@@ -108,7 +104,7 @@ def _run(
     trial.set_user_attr("bytes", size_bytes)
     trial.set_user_attr("seconds", round(evaluation.seconds, 3))
     trial.set_user_attr("seed", seed)
-    trial.set_user_attr("signature", space.signature)
+    trial.set_user_attr("signature", terms.signature)
     if evaluation.pruned:
         study.tell(trial, state=TrialState.PRUNED)
     else:

@@ -1,13 +1,15 @@
-"""What a finished study tells a person: the closing table."""
+"""Results as tables for people: studies, sizes, scores, plans."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from space.bins import format_bytes
+from space.bins import UNITS, Units, format_bytes
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -16,16 +18,19 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     table = Table(title=f"{summary['study']}: {summary['range']}, BLEU / chrF on the report role")
     for column in ("model", "bytes on disk", "parameters", *directions):
         table.add_column(column, justify="left" if column == "model" else "right")
+    champion = summary["champion"]
+
+    def name(row: dict[str, Any], words: str) -> str:
+        return f"{words} (champion)" if row["trial"] == champion["trial"] else words
+
     source = summary["source"]
     _add(table, "uncompressed", source["bytes"], source["parameters"], source["scores"])
     for row in summary["baselines"]:
-        _add(table, f"baseline: {row['name']}", row["bytes_on_disk"], row["parameters"], row["scores"])
+        _add(table, name(row, f"baseline: {row['name']}"), row["bytes_on_disk"], row["parameters"], row["scores"])
     if not summary["baselines"]:
         table.add_row("baseline: none fits", "", "", *[""] * len(directions))
-    champion = summary["champion"]
     for row in summary["finalists"]:
-        mark = " (champion)" if row["trial"] == champion["trial"] else ""
-        _add(table, f"trial {row['trial']}{mark}", row["bytes_on_disk"], row["parameters"], row["scores"])
+        _add(table, name(row, f"trial {row['trial']}"), row["bytes_on_disk"], row["parameters"], row["scores"])
     console.print(table)
     trials = summary["trials"]
     console.print(
@@ -43,14 +48,112 @@ def _add(table: Table, name: str, size_bytes: int, parameters: int, scores: dict
 
 def print_size(size: dict[str, Any], console: Console) -> None:
     """Bytes by part, largest first, and the bin."""
-    table = Table(title=f"{size['path']}: {size['bytes']:,} bytes ({format_bytes(size['bytes'])})")
+    units = UNITS[size["units"]]
+    table = Table(title=f"{size['path']}: {size['bytes']:,} bytes ({format_bytes(size['bytes'], units)})")
     for column in ("part", "bytes", "share"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, part_bytes in sorted(size["parts"].items(), key=lambda item: -item[1]):
         table.add_row(part, f"{part_bytes:,}", f"{part_bytes / size['bytes']:.1%}")
     console.print(table)
-    where = f"bin {size['bin']}" if size["bin"] else "larger than every bin"
-    console.print(f"{where} (bounds scaled to a source of {format_bytes(size['source_bytes'])})")
+    console.print(f"{_bin(size['bin'])} (bounds scaled to a source of {format_bytes(size['source_bytes'], units)})")
+    if "bin_in_other_units" in size:
+        console.print(
+            f"counted in {Units(binary=not units.binary)} units: {_bin(size['bin_in_other_units'])}. The task page "
+            "does not say which it means; decimal bounds are the lower ones"
+        )
+
+
+def _bin(number: int | None) -> str:
+    return f"bin {number}" if number else "larger than every bin"
+
+
+def print_plans(plans: dict[str, Any], console: Console) -> None:
+    """For each range what fits, the allocator's plan, where its bytes go, and what the range makes necessary."""
+    units = UNITS[plans["units"]]
+
+    def size(count: int) -> str:
+        return format_bytes(count, units)
+
+    remark = f" ({plans['remark']})" if plans["remark"] else ""
+    console.print(
+        f"[bold]{escape(plans['model'])}[/]: {plans['parameters']:,} parameters, {plans['tensor_bytes']:,} bytes"
+        f"{escape(remark)}"
+    )
+    possible = [one for one in plans["ranges"] if "plan" in one]
+    table = Table(title="the plan the allocator gives on prior values")
+    for column in ("", *(one["range"] for one in possible)):
+        table.add_column(column, justify="right" if column else "left")
+    for name, cell in _plan_rows(possible, size):
+        table.add_row(name, *(cell(one) for one in possible))
+    console.print(table)
+    for one in plans["ranges"]:
+        if "impossible" in one:
+            console.print(f"{one['range']}: {escape(one['impossible'])}", soft_wrap=True)
+        for need in one.get("necessary", ()):
+            console.print(f"{one['range']}: {need['what'].format(least=size(need['bytes']))}", soft_wrap=True)
+        if "plan" in one:
+            for key, number in one["plan"].items():
+                if key.startswith("bin_in_"):
+                    console.print(f"{one['range']}: in {key.split('_')[2]} units the plan is in {_bin(number)}")
+
+
+_Cell = Callable[[dict[str, Any]], str]
+
+
+def _plan_rows(ranges: Sequence[dict[str, Any]], size: Callable[[int], str]) -> list[tuple[str, _Cell]]:
+    """Names and cells of the rows of the table of plans."""
+
+    def uniform(one: dict[str, Any]) -> str:
+        fitting = [rate["rate"] for rate in one["uniform"] if rate["under_bound"]]
+        return fitting[-1] if fitting else "none"
+
+    def tower(name: str, what: str) -> _Cell:
+        def cell(one: dict[str, Any]) -> str:
+            kept = one["plan"]["towers"][name]
+            if what == "layers":
+                return f"{kept['layers']} / {kept['layers_of']}"
+            return f"{kept[what] / kept[f'{what}_of']:.0%}"
+
+        return cell
+
+    def part(names: Sequence[str]) -> _Cell:
+        return lambda one: f"{sum(one['plan']['parts'].get(name, 0) for name in names) / one['plan']['bytes']:.1%}"
+
+    def left(one: dict[str, Any]) -> str:
+        return size(one["bound_bytes"] - one["plan"]["bytes"])
+
+    first = ranges[0]["plan"]
+    rows: list[tuple[str, _Cell]] = [
+        ("bound, not reached", lambda one: size(one["bound_bytes"])),
+        ("smallest plan", lambda one: size(one["smallest_plan_bytes"])),
+        ("largest plan", lambda one: size(one["largest_plan_bytes"])),
+        ("uniform rate that fits", uniform),
+        ("plan", lambda one: size(one["plan"]["bytes"])),
+        ("left under the bound", left),
+        ("parameters", lambda one: f"{one['plan']['parameters'] / 1e6:,.1f} M"),
+        ("mean bits", lambda one: f"{one['plan']['mean_bits']:.2f}"),
+        ("tokens", lambda one: f"{one['plan']['vocabulary']:,}"),
+    ]
+    for table in first["rates"]:
+        rows.append((f"rate of {table}", lambda one, table=table: one["plan"]["rates"][table]))  # type: ignore[misc]
+    for name in first["towers"]:
+        rows += [(f"{name} layers", tower(name, "layers")), (f"{name} heads", tower(name, "heads"))]
+        rows.append((f"{name} channels", tower(name, "channels")))
+    named = [name for names in _PARTS.values() for name in names]
+    parts = {**_PARTS, "rest": tuple(name for name in first["parts"] if name not in named)}
+    rows += [(f"bytes: {name}", part(names)) for name, names in parts.items() if set(names) & set(first["parts"])]
+    rows.append(("from the best, at most", lambda one: f"{one['plan']['gap']:.3%}"))
+    return rows
+
+
+# Parts of the model as people ask for them.
+_PARTS = {
+    "encoder": ("encoder attention", "encoder ffn", "convolutions"),
+    "decoder attention": ("decoder attention",),
+    "decoder FFN": ("decoder ffn",),
+    "embedding": ("embedding",),
+    "lm_head": ("lm_head",),
+}
 
 
 def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:

@@ -16,17 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from compress.heal import HealSettings
 from corpora.roles import open_corpus
-from models.qwen2_audio import Source, load_source
+from models.loading import Source, load_source
 from models.reference import resolve_model
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
-from search.loop import SearchSpace, run_trials
+from search.loop import Terms, run_trials
 from search.samplers import RepairingSampler, sampler_named
 from search.settings import SearchSettings, comparability, model_fingerprint
 from search.study import driver_lock, open_study, storage_errors
-from search.workbench import SIGNATURE, Workbench, make_workbench
+from search.workbench import SIGNATURE, Workbench, counted, make_workbench
 from space import VERSION
-from space.bins import SizeRange, format_bytes
-from space.genes import repair, smallest_plan
+from space.bins import format_bytes
+from space.limits import Limits
+from space.pins import read_pins
 
 SUMMARY = "summary.json"
 
@@ -37,7 +38,7 @@ class Job:
 
     settings: SearchSettings
     source: Source
-    size_range: SizeRange
+    limits: Limits
     study: optuna.Study
     workbench: Workbench
     exam: Exam
@@ -52,19 +53,20 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     make_inner = sampler_named(settings.sampler)
     folder = resolve_model(settings.model)
     source = load_source(folder)
-    size_range = settings.size_range(source.layout)
-    # Asks whether anything fits before a study is touched.
-    repair(smallest_plan(source.layout), source.layout, size_range, source.fixed_bytes, 0)
-    corpus = open_corpus(settings.data, settings.languages)
+    size_range, pins = settings.size_range(source.layout), read_pins(settings.pins, source.layout)
+    # Asks whether anything fits before a study, or the data, is touched.
+    Limits(source.layout, size_range, source.fixed_bytes, pins).check()
+    corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
+    source = counted(source, corpus, settings.languages)
+    limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(settings.pins, source.layout))
+    limits.check()
     shared = comparability(settings, size_range, model=model_fingerprint(folder), data=corpus.fingerprint())
     with driver_lock(settings.folder, settings.storage):
-        sampler = RepairingSampler(
-            make_inner, source.layout, size_range, fixed_bytes=source.fixed_bytes, seed=settings.seed
-        )
-        study = open_study(settings, shared, sampler)
+        study = open_study(settings, shared, RepairingSampler(make_inner, limits, seed=settings.seed))
         console.print(
-            f"[bold]tightfit[/] {size_range.name}: {format_bytes(size_range.least_bytes)} to "
-            f"{format_bytes(size_range.bound_bytes)}, source {format_bytes(source.layout.source_bytes)}"
+            f"[bold]tightfit[/] {size_range.name}: {format_bytes(size_range.least_bytes, size_range.units)} to "
+            f"{format_bytes(size_range.bound_bytes, size_range.units)}, source "
+            f"{format_bytes(source.layout.source_bytes, size_range.units)}"
             f" (bins scale with the source), study {settings.folder}"
         )
         with console.status("measuring the source: moments and teacher"):
@@ -73,8 +75,8 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
             f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
             f"|data {shared['data']}|tightfit {VERSION}"
         )
-        exam = Exam(corpus, settings.directions, source.processor, shared["data"])
-        job = Job(settings, source, size_range, study, workbench, exam, console, signature)
+        exam = Exam(corpus, settings.directions, shared["data"])
+        job = Job(settings, source, limits, study, workbench, exam, console, signature)
         with storage_errors(settings.storage or str(settings.folder / "study.db")):
             _search(job)
             results, baseline = _finals(job)
@@ -86,7 +88,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
 
 
 def _search(job: Job) -> None:
-    space = SearchSpace(job.size_range, job.source.fixed_bytes, job.settings.seed, job.signature)
+    terms = Terms(job.limits, job.settings.seed, job.signature)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with _progress(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
@@ -98,7 +100,7 @@ def _search(job: Job) -> None:
             if not job.console.is_terminal and (trial.number + 1) % 20 == 0:
                 job.console.print(f"trial {trial.number + 1} of {job.settings.trials}, best divergence {best:.3f}")
 
-        run_trials(job.study, job.workbench, space, job.settings.trials, on_trial)
+        run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial)
 
 
 def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
@@ -114,7 +116,7 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
                 job.workbench,
                 job.exam,
                 _finalist_folder(job, number),
-                size_range=job.size_range,
+                limits=job.limits,
                 heal_steps=job.settings.finalist_heal_steps,
                 key=job.signature,
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
@@ -141,7 +143,7 @@ def _summary(
 ) -> dict[str, Any]:
     trials = job.study.get_trials(deepcopy=False)
     states = {name: sum(t.state == state for t in trials) for name, state in _STATES.items()}
-    outside = [t for t in trials if "bytes" in t.user_attrs and not job.size_range.holds(t.user_attrs["bytes"])]
+    outside = [t for t in trials if "bytes" in t.user_attrs and not job.limits.size_range.holds(t.user_attrs["bytes"])]
     everything = [*results, *([baseline] if baseline and baseline not in results else [])]
     champion = max(everything, key=lambda result: mean_chrf(result["select"]), default=None)
     status = job.console.status("scoring the uncompressed model") if job.console.is_terminal else nullcontext()
@@ -150,9 +152,9 @@ def _summary(
     return {
         "study": job.settings.study,
         "bin": job.settings.bin,
-        "range": job.size_range.name,
-        "least_bytes": job.size_range.least_bytes,
-        "bound_bytes": job.size_range.bound_bytes,
+        "range": job.limits.size_range.name,
+        "least_bytes": job.limits.size_range.least_bytes,
+        "bound_bytes": job.limits.size_range.bound_bytes,
         "trials": states,
         "out_of_bin_trials": len(outside),
         "finalists": [_row(result) for result in results],

@@ -10,10 +10,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from space.bins import SizeRange
 from space.errors import UserError
 from space.genes import decode, distributions, encode, repair
-from space.layout import Layout
+from space.limits import Limits
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20, warn_independent_sampling=False),
@@ -25,28 +24,18 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 
 
 class RepairingSampler(BaseSampler):
-    """Lets an inner sampler propose, repairs the proposal into the range, and hands out the repaired parameters.
+    """Lets an inner sampler propose, repairs the proposal into the limits, and hands out the repaired parameters.
 
     The inner sampler is made anew for each trial, seeded by study and trial number, so that a run that was killed and
     taken up proposes what an undisturbed one does. Samplers that keep what they know in the study lose nothing by it.
     """
 
-    def __init__(
-        self,
-        make_inner: Callable[[int], BaseSampler],
-        layout: Layout,
-        size_range: SizeRange,
-        *,
-        fixed_bytes: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, make_inner: Callable[[int], BaseSampler], limits: Limits, *, seed: int) -> None:
         self._make_inner = make_inner
         self._inner = make_inner(seed)
-        self._layout = layout
-        self._size_range = size_range
-        self._fixed_bytes = fixed_bytes
+        self._limits = limits
         self._seed = seed
-        self._space = distributions(layout)
+        self._space = distributions(limits.layout)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._space
@@ -61,9 +50,9 @@ class RepairingSampler(BaseSampler):
         for name, distribution in search_space.items():
             if name not in params:
                 params[name] = self._inner.sample_independent(study, trial, name, distribution)
-        plan = decode(params, self._layout)
-        seed = trial_seed(self._seed, trial.number)
-        whole = encode(repair(plan, self._layout, self._size_range, self._fixed_bytes, seed), self._layout)
+        plan = decode(params, self._limits.layout)
+        repaired = repair(plan, self._limits, trial_seed(self._seed, trial.number))
+        whole = encode(repaired, self._limits.layout)
         # Parameters reach the storage one by one. Written here at once, in the form of an enqueued trial, they
         # survive a kill between two of them: who takes the trial up again gets this very plan.
         study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", whole)

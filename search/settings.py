@@ -10,11 +10,12 @@ from typing import Any
 
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS
-from space.bins import REFERENCE_BYTES, SizeRange, bin_range, max_size_range
+from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, bin_range, max_size_range
 from space.errors import UserError
 from space.layout import Layout
 
-FORMAT = 1
+# 2: the vocabulary is a parameter.
+FORMAT = 2
 
 # Files up to this size are hashed whole, larger ones in slices.
 _WHOLE_HASH_BYTES = 256 * 2**20
@@ -42,6 +43,8 @@ class SearchSettings:
     device: str = "auto"
     finalists: int = 3
     finalist_heal_steps: int = 200
+    pins: tuple[str, ...] = ()
+    units: Units = DECIMAL
     root: Path = Path("studies")
 
     @property
@@ -51,9 +54,9 @@ class SearchSettings:
     def size_range(self, layout: Layout) -> SizeRange:
         """The bytes a plan may take. Raises UserError for a bin or size that is none."""
         if self.max_size is not None:
-            return max_size_range(self.max_size)
+            return max_size_range(self.max_size, self.units)
         assert self.bin is not None
-        return bin_range(self.bin, layout.source_bytes)
+        return bin_range(self.bin, layout.source_bytes, self.units)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -62,7 +65,7 @@ class SearchSettings:
     def check(self) -> None:
         """Raises UserError for numbers and names that ask for nothing that can be done."""
         if self.max_size is not None:
-            max_size_range(self.max_size)
+            max_size_range(self.max_size, self.units)
         else:
             assert self.bin is not None
             bin_range(self.bin, REFERENCE_BYTES)
@@ -91,12 +94,13 @@ def comparability(settings: SearchSettings, size_range: SizeRange, *, model: str
     """What must stay as it is for a study's trials to be comparable; stored with the study."""
     return {
         "format": FORMAT,
-        "range": asdict(size_range),
+        "range": {key: value for key, value in asdict(size_range).items() if key != "units"},
         "model": model,
         "data": data,
         "langs": list(settings.directions),
         "sampler": settings.sampler,
         "seed": settings.seed,
+        "pins": sorted(settings.pins),
     }
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from typing import Any
 
-from compress.heal import Lesson, make_lessons
+from transformers import PreTrainedModel
+
+from compress.heal import make_lessons
 from compress.importance import measure_moments
 from compress.pipeline import Bank, compress
+from compress.vocabulary import Curriculum
 from corpora.roles import Corpus, Example
-from models.inputs import Row, batches, featurize, make_row
-from models.qwen2_audio import Source
+from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_utterance
+from models.loading import Source, pad_token
+from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
 from space.plan import Plan
 
@@ -39,8 +44,13 @@ class Workbench:
 
     source: Source
     bank: Bank
-    proxy: Sequence[Lesson] = field(repr=False)
+    proxy: Curriculum = field(repr=False)
     rows_an_utterance: int = 2
+
+    def divergence(self, model: PreTrainedModel, vocabulary: int, utterances: int = RUNG_UTTERANCES[-1]) -> float:
+        """Divergence of a model in which `vocabulary` tokens stay, on the first utterances of the proxy role."""
+        lessons = self.proxy.of(vocabulary)[: utterances * self.rows_an_utterance]
+        return divergence(model, lessons, _BATCH_ROWS)
 
     def evaluate(self, plan: Plan, seed: int, promote: Callable[[int, float], bool]) -> Evaluation:
         """Scores a plan rung by rung; `promote(rung, divergence)` says whether the next rung is worth its time."""
@@ -52,13 +62,12 @@ class Workbench:
 
         model = compress(self.source, plan, self.bank, heal_steps=0, seed=seed).model
         for rung, utterances in enumerate(RUNG_UTTERANCES):
-            scores.append(divergence(model, self.proxy[: utterances * self.rows_an_utterance], _BATCH_ROWS))
+            scores.append(self.divergence(model, plan.vocabulary, utterances))
             if not promote(rung, scores[-1]):
                 return done(pruned=True)
         if plan.heal_steps:
             model = compress(self.source, plan, self.bank, heal_steps=plan.heal_steps, seed=seed).model
-            last = RUNG_UTTERANCES[-1] * self.rows_an_utterance
-            scores.append(divergence(model, self.proxy[:last], _BATCH_ROWS))
+            scores.append(self.divergence(model, plan.vocabulary))
         else:
             scores.append(scores[-1])
         return done(pruned=False)
@@ -68,11 +77,29 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> 
     """Measures the bank on the calibrate role and the teacher on the proxy role."""
     calibrate = make_rows(source, by_turns(corpus.examples("calibrate")), languages)
     proxy = make_rows(source, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
-    pad = source.processor.tokenizer.pad_token_id
     # One row a batch: nothing is padded, so no padding is measured.
-    moments = measure_moments(source, batches(calibrate[:_MOMENT_ROWS], 1, pad))
-    bank = Bank(moments, make_lessons(source.model, calibrate, _BATCH_ROWS))
-    return Workbench(source, bank, make_lessons(source.model, proxy, _BATCH_ROWS), len(languages))
+    moments = measure_moments(source, batches(calibrate[:_MOMENT_ROWS], 1, pad_token(source.model)))
+    bank = Bank(moments, Curriculum(make_lessons(source.model, calibrate, _BATCH_ROWS), source.vocabulary))
+    scored = Curriculum(make_lessons(source.model, proxy, _BATCH_ROWS), source.vocabulary)
+    return Workbench(source, bank, scored, len(languages))
+
+
+def counted(source: Source, corpus: Corpus, languages: Sequence[str]) -> Source:
+    """The source with its tokens ranked by how often the calibrate role needs them; prompts keep all of theirs."""
+    vocabulary = counted_vocabulary(source.vocabulary, source.processor.tokenizer, corpus, languages)
+    return replace(source, vocabulary=vocabulary, layout=with_vocabulary(source.layout, vocabulary))
+
+
+def counted_vocabulary(vocabulary: Vocabulary, tokenizer: Any, corpus: Corpus, languages: Sequence[str]) -> Vocabulary:
+    """Tokens ranked by how often the calibrate role needs them: its references, and texts that are read."""
+    prompts = PROMPTS if corpus.heard else TEXT_PROMPTS
+    needed = [token for prompt in prompts.values() for token in tokenizer(prompt.format(text="")).input_ids]
+    ids: list[int] = []
+    for example in corpus.examples("calibrate"):
+        read = [example.utterance] if isinstance(example.utterance, str) else []
+        for text in [*read, *(example.references[code] for code in languages)]:
+            ids += tokenizer(text, add_special_tokens=False).input_ids
+    return vocabulary.counting(ids, needed)
 
 
 def by_turns(examples: Sequence[Example]) -> list[Example]:
@@ -88,6 +115,6 @@ def make_rows(source: Source, examples: Sequence[Example], languages: Sequence[s
     """A row for each utterance and language, utterance by utterance."""
     rows = []
     for example in examples:
-        speech = featurize(source.processor, example.audio)
-        rows += [make_row(source.processor, speech, code, example.references[code]) for code in languages]
+        utterance = read_utterance(source.processor, example.utterance)
+        rows += [make_row(source.processor, utterance, code, example.references[code]) for code in languages]
     return rows

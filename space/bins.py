@@ -10,16 +10,29 @@ from space.errors import UserError
 # Tensor bytes of Qwen2-Audio-7B in bf16: 8,397,094,912 parameters. The bins were made for this model.
 REFERENCE_BYTES = 16_794_189_824
 
-# Lower (reached) and upper (not reached) bound in bytes; MB and GB are decimal (IWSLT 2025, "Evaluation").
-_BINS = {
-    1: (2_000_000_000, 4_000_000_000),
-    2: (1_000_000_000, 2_000_000_000),
-    3: (500_000_000, 1_000_000_000),
-    4: (200_000_000, 500_000_000),
-    5: (0, 200_000_000),
-}
+# Lower (reached) and upper (not reached) bound in MB (IWSLT 2025, "Evaluation").
+_BINS = {1: (2_000, 4_000), 2: (1_000, 2_000), 3: (500, 1_000), 4: (200, 500), 5: (0, 200)}
 BIN_NUMBERS = tuple(_BINS)
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+# Powers of a kilo; those with an i are binary whatever the units.
+_POWERS = {"": 0, "b": 0, "kb": 1, "mb": 2, "gb": 3, "kib": 1, "mib": 2, "gib": 3}
+
+
+@dataclass(frozen=True)
+class Units:
+    """How sizes are read and printed: `binary` makes a kB 1,024 bytes. The task page does not say which it means."""
+
+    binary: bool = False
+
+    @property
+    def kilo(self) -> int:
+        return 1024 if self.binary else 1000
+
+    def __str__(self) -> str:
+        return "binary" if self.binary else "decimal"
+
+
+DECIMAL, BINARY = Units(), Units(binary=True)
+UNITS = {str(units): units for units in (DECIMAL, BINARY)}
 
 
 @dataclass(frozen=True)
@@ -29,46 +42,55 @@ class SizeRange:
     name: str
     least_bytes: int
     bound_bytes: int
+    units: Units = DECIMAL
 
     def holds(self, size_bytes: int) -> bool:
         return self.least_bytes <= size_bytes < self.bound_bytes
 
 
-def bin_range(number: int, source_bytes: int) -> SizeRange:
+def bin_range(number: int, source_bytes: int, units: Units = DECIMAL) -> SizeRange:
     """The task's bin for a source model of `source_bytes` tensor bytes.
 
     Bounds scale with the source, so that bin 3 asks for the same ratio of every model (Qwen2-Audio-7B: factor 1).
-    Raises UserError for a number that is no bin.
+    In binary units a MB is 2^20 bytes and a GB 2^30. Raises UserError for a number that is no bin.
     """
     if number not in _BINS:
         raise UserError(f"--bin {number}: there is no such bin; choose one of 1, 2, 3, 4, 5")
-    least, bound = (-(-edge * source_bytes // REFERENCE_BYTES) for edge in _BINS[number])
-    return SizeRange(f"bin {number}", least, bound)
+    least, bound = (-(-_edge_bytes(edge, units) * source_bytes // REFERENCE_BYTES) for edge in _BINS[number])
+    return SizeRange(f"bin {number}", least, bound, units)
 
 
-def max_size_range(text: str) -> SizeRange:
-    """A range from 0 to a size such as ``900kB``, ``1.5GB`` or ``300MiB``; the bound itself is not reached."""
+def _edge_bytes(megabytes: int, units: Units) -> int:
+    """A thousand megabytes are one gigabyte, which is 2^30 bytes in binary units."""
+    gigabytes, rest = divmod(megabytes, 1000)
+    return gigabytes * units.kilo**3 + rest * units.kilo**2
+
+
+def max_size_range(text: str, units: Units = DECIMAL) -> SizeRange:
+    """A range from 0 to a size such as ``900kB``, ``1.5GB`` or ``300MiB``; the bound itself is not reached.
+
+    Raises UserError for anything else.
+    """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].lower() not in _UNITS:
+    if match is None or match[2].lower() not in _POWERS:
         raise UserError(f"--max-size {text!r}: not a size; write for instance 900kB, 1.5GB or 300MiB")
-    bound = int(float(match[1]) * _UNITS[match[2].lower()])
+    suffix = match[2].lower()
+    bound = int(float(match[1]) * (BINARY if "i" in suffix else units).kilo ** _POWERS[suffix])
     if bound < 1:
         raise UserError(f"--max-size {text!r}: nothing is that small; write for instance 900kB")
-    return SizeRange(f"under {text.strip()}", 0, bound)
+    return SizeRange(f"under {text.strip()}", 0, bound, units)
 
 
-def bin_of(size_bytes: int, source_bytes: int) -> int | None:
+def bin_of(size_bytes: int, source_bytes: int, units: Units = DECIMAL) -> int | None:
     """The number of the bin a size falls in, or None where it is too large for every bin."""
-    return next((number for number in _BINS if bin_range(number, source_bytes).holds(size_bytes)), None)
+    return next((number for number in _BINS if bin_range(number, source_bytes, units).holds(size_bytes)), None)
 
 
-def format_bytes(size_bytes: int) -> str:
-    """Decimal units, three digits: 999,995 -> ``1.00 MB``."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size_bytes >= factor * 0.9995:
-            return (
-                f"{size_bytes / factor:.3g} {unit}"
-                if size_bytes / factor >= 99.95
-                else f"{size_bytes / factor:.2f} {unit}"
-            )
+def format_bytes(size_bytes: int, units: Units = DECIMAL) -> str:
+    """Three digits: 999,995 -> ``1.00 MB``, in binary units ``977 KiB``."""
+    suffixes = ("KiB", "MiB", "GiB") if units.binary else ("kB", "MB", "GB")
+    for power in (3, 2, 1):
+        amount = size_bytes / units.kilo**power
+        if amount >= 0.9995:
+            return f"{amount:.0f} {suffixes[power - 1]}" if amount >= 99.95 else f"{amount:.2f} {suffixes[power - 1]}"
     return f"{size_bytes} B"

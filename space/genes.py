@@ -1,185 +1,176 @@
-"""Plans as Optuna parameters, one pure function each way, and the repair that puts any plan into a size range."""
+"""Plans as Optuna parameters, one pure function each way, and the repair that puts any plan inside its limits."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from space.bins import SizeRange, format_bytes
-from space.errors import UserError
-from space.layout import Layout, Tower
-from space.plan import RATE_NAMES, RATES, TABLES, TOWERS, Layer, Plan, Sublayer, rate_named
-from space.size import plan_size
+from space.choices import PARTS, VOCABULARY, Option, choices, choices_of, hears, place, plan_of, sizes, sublayer
+from space.layout import Layout
+from space.limits import Limits
+from space.plan import RATE_NAMES, RATES, Packed, Plan, Sublayer, rate_named
 
-# FFN widths are searched in sixteenths of the source's.
-WIDTH_STEPS = 16
 HEAL_STEPS = (0, 8, 16, 24)
-
-
-def width_of(step: int, ffn: int) -> int:
-    """Channels of `step` sixteenths of `ffn`."""
-    return step * ffn // WIDTH_STEPS
+# Parameters of a sublayer: how much stays, in steps of `space.choices.sizes`, and the rate.
+_NAMES = {"attention": ("heads", "attention_rate"), "ffn": ("width", "ffn_rate")}
 
 
 def distributions(layout: Layout) -> dict[str, BaseDistribution]:
     """The joint space: every name and range of `encode`'s parameters."""
     space: dict[str, BaseDistribution] = {}
     rates = CategoricalDistribution(RATE_NAMES)
-    for tower in (layout.encoder, layout.decoder):
+    for tower in layout.towers:
         for index in range(tower.layers):
-            space[f"{tower.name}.{index}.heads"] = IntDistribution(0, tower.kv_heads)
-            space[f"{tower.name}.{index}.attention_rate"] = rates
-            space[f"{tower.name}.{index}.width"] = IntDistribution(0, WIDTH_STEPS)
-            space[f"{tower.name}.{index}.ffn_rate"] = rates
-    for table in TABLES:
-        space[f"{table}.rate"] = rates
+            for part in PARTS:
+                size, rate = _NAMES[part]
+                space[f"{tower.name}.{index}.{size}"] = IntDistribution(0, len(sizes(tower, part)) - 1)
+                space[f"{tower.name}.{index}.{rate}"] = rates
+    space |= {f"{table}.rate": rates for table in layout.tables}
+    space[VOCABULARY] = IntDistribution(0, len(layout.vocabulary_sizes) - 1)
     space["heal_steps"] = CategoricalDistribution(HEAL_STEPS)
     return space
 
 
 def decode(params: Mapping[str, Any], layout: Layout) -> Plan:
     """The plan that a complete set of parameters stands for."""
-
-    def layers(tower: Tower) -> tuple[Layer, ...]:
-        return tuple(
-            Layer(
-                _sublayer(int(params[f"{tower.name}.{i}.heads"]), params[f"{tower.name}.{i}.attention_rate"]),
-                _sublayer(
-                    width_of(int(params[f"{tower.name}.{i}.width"]), tower.ffn), params[f"{tower.name}.{i}.ffn_rate"]
-                ),
-            )
-            for i in range(tower.layers)
-        )
-
-    tables = {table: rate_named(params[f"{table}.rate"]) for table in TABLES}
-    return Plan(layers(layout.encoder), layers(layout.decoder), **tables, heal_steps=int(params["heal_steps"]))
+    chosen: dict[str, Option] = {}
+    for tower in layout.towers:
+        steps = {part: sizes(tower, part) for part in PARTS}
+        for index in range(tower.layers):
+            for part in PARTS:
+                size, rate = (params[f"{tower.name}.{index}.{name}"] for name in _NAMES[part])
+                chosen[place(tower.name, index, part)] = sublayer(steps[part][int(size)], rate_named(rate))
+    chosen |= {table: rate_named(params[f"{table}.rate"]) for table in layout.tables}
+    chosen[VOCABULARY] = layout.vocabulary_sizes[int(params[VOCABULARY])]
+    return plan_of(layout, chosen, int(params["heal_steps"]))
 
 
 def encode(plan: Plan, layout: Layout) -> dict[str, Any]:
-    """Inverse of `decode` for plans whose FFN widths are whole sixteenths."""
+    """Inverse of `decode` for plans whose sizes are steps of the space."""
     params: dict[str, Any] = {}
-    for tower in (layout.encoder, layout.decoder):
-        steps = {width_of(step, tower.ffn): step for step in range(WIDTH_STEPS + 1)}
+    for tower in layout.towers:
+        steps = {part: sizes(tower, part) for part in PARTS}
         for index, layer in enumerate(plan.layers(tower)):
-            params[f"{tower.name}.{index}.heads"] = layer.attention.kept
-            params[f"{tower.name}.{index}.attention_rate"] = str(layer.attention.rate)
-            params[f"{tower.name}.{index}.width"] = steps[layer.ffn.kept]
-            params[f"{tower.name}.{index}.ffn_rate"] = str(layer.ffn.rate)
-    for table in TABLES:
-        params[f"{table}.rate"] = str(getattr(plan, table))
+            for part in PARTS:
+                size, rate = _NAMES[part]
+                kept: Sublayer = getattr(layer, part)
+                params[f"{tower.name}.{index}.{size}"] = steps[part].index(kept.kept)
+                params[f"{tower.name}.{index}.{rate}"] = str(kept.rate)
+    params |= {f"{table}.rate": str(plan.rate(table)) for table in layout.tables}
+    params[VOCABULARY] = layout.vocabulary_sizes.index(plan.vocabulary)
     return {**params, "heal_steps": plan.heal_steps}
-
-
-def _sublayer(kept: int, rate: str) -> Sublayer:
-    """A removed sublayer has the cheapest rate, so that one model is one plan."""
-    return Sublayer(kept, rate_named(rate) if kept else RATES[0])
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One thing of a plan that moves in steps: `level` now, `levels` in all, and the plan with another level."""
+    """One thing of a choice that moves in steps: the choice's name, `level` now, and the option at each level."""
 
     name: str
     level: int
-    levels: int
-    at: Callable[[int], Plan]
+    options: tuple[Option, ...]
+
+    def stepped(self, by: int) -> Option | None:
+        """The option `by` levels away; None beyond the ends."""
+        level = self.level + by
+        return self.options[level] if 0 <= level < len(self.options) else None
 
 
-def knobs(plan: Plan, layout: Layout) -> Iterator[Knob]:
-    """Every knob of a plan that changes its bytes; a removed sublayer's rate is none."""
-    for tower in (layout.encoder, layout.decoder):
-        heads = range(tower.kv_heads + 1)
-        widths = [width_of(step, tower.ffn) for step in range(WIDTH_STEPS + 1)]
-        for index in range(tower.layers):
-            yield from _sublayer_knobs(plan, (tower.name, index, "attention"), heads)
-            yield from _sublayer_knobs(plan, (tower.name, index, "ffn"), widths)
-    for table in TABLES:
-        level = RATES.index(getattr(plan, table))
-        yield Knob(f"{table}.rate", level, len(RATES), partial(_with_table, plan, table))
+def knobs(chosen: Mapping[str, Option], layout: Layout) -> Iterator[Knob]:
+    """Every knob that changes bytes: sizes, rates, the vocabulary; a removed sublayer's rate is none."""
+    for tower in layout.towers:
+        for part in PARTS:
+            steps = sizes(tower, part)
+            for index in range(tower.layers):
+                name = place(tower.name, index, part)
+                now = chosen[name]
+                assert isinstance(now, Sublayer)
+                yield Knob(name, steps.index(now.kept), tuple(sublayer(kept, now.rate) for kept in steps))
+                if now.kept:
+                    yield Knob(name, RATES.index(now.rate), tuple(replace(now, rate=rate) for rate in RATES))
+    for table in layout.tables:
+        rate = chosen[table]
+        assert isinstance(rate, Packed)
+        yield Knob(table, RATES.index(rate), RATES)
+    tokens = chosen[VOCABULARY]
+    assert isinstance(tokens, int)
+    yield Knob(VOCABULARY, layout.vocabulary_sizes.index(tokens), layout.vocabulary_sizes)
 
 
-def _sublayer_knobs(plan: Plan, place: tuple[str, int, str], sizes: Sequence[int]) -> Iterator[Knob]:
-    tower, index, part = place
-    sublayer: Sublayer = getattr(getattr(plan, tower)[index], part)
-    kept = sizes.index(sublayer.kept)
-    yield Knob(
-        f"{tower}.{index}.{part}.kept",
-        kept,
-        len(sizes),
-        lambda level: _with_sublayer(plan, place, _sublayer(sizes[level], str(sublayer.rate))),
-    )
-    if sublayer.kept:
-        yield Knob(
-            f"{tower}.{index}.{part}.rate",
-            RATES.index(sublayer.rate),
-            len(RATES),
-            lambda level: _with_sublayer(plan, place, replace(sublayer, rate=RATES[level])),
-        )
+def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
+    """The plan moved inside its limits by random single steps, deterministic in `seed`; one that is inside stays.
 
-
-def _with_sublayer(plan: Plan, place: tuple[str, int, str], sublayer: Sublayer) -> Plan:
-    tower, index, part = place
-    layers = list(getattr(plan, tower))
-    layers[index] = replace(layers[index], **{part: sublayer})
-    changed: dict[str, Any] = {tower: tuple(layers)}
-    return replace(plan, **changed)
-
-
-def _with_table(plan: Plan, table: str, level: int) -> Plan:
-    changed: dict[str, Any] = {table: RATES[level]}
-    return replace(plan, **changed)
-
-
-def hears(plan: Plan) -> bool:
-    """Whether the decoder keeps any attention: without it no audio reaches the output."""
-    return any(layer.attention.kept for layer in plan.decoder)
-
-
-def smallest_plan(layout: Layout) -> Plan:
-    """The fewest bytes the space reaches: one decoder head at 2 bits, tables at 2 bits, all else gone."""
-    gone = Sublayer(0, RATES[0])
-    towers = {name: [Layer(gone, gone)] * getattr(layout, name).layers for name in TOWERS}
-    towers["decoder"][0] = Layer(Sublayer(1, RATES[0]), gone)
-    tables = dict.fromkeys(TABLES, RATES[0])
-    return Plan(tuple(towers["encoder"]), tuple(towers["decoder"]), **tables, heal_steps=0)
-
-
-def repair(plan: Plan, layout: Layout, size_range: SizeRange, fixed_bytes: int, seed: int) -> Plan:
-    """The plan moved into the range by random single steps, deterministic in `seed`; one that is inside stays as it is.
-
-    Steps go down while the plan reaches the bound, or up while it is under the range's lower one. Raises UserError
-    where not even the smallest plan fits.
+    What pins forbid is replaced by the nearest that they allow; then steps go down while the plan reaches the bound, or
+    up while it is under the range's lower one. Raises UserError where no plan is inside.
     """
-    least = plan_size(layout, smallest_plan(layout), fixed_bytes).total
-    if least >= size_range.bound_bytes:
-        raise UserError(
-            f"{size_range.name}: nothing fits below {format_bytes(size_range.bound_bytes)}; the smallest plan of this "
-            f"model takes {format_bytes(least)}, so ask for more than that"
-        )
+    limits.check()
+    if limits.hold(plan):
+        return plan
     rng = random.Random(seed)
-    if not hears(plan):
-        first = plan.decoder[0]
-        plan = replace(plan, decoder=(replace(first, attention=Sublayer(1, RATES[0])), *plan.decoder[1:]))
+    plan = _heard(_pinned(plan, limits), limits)
+    chosen, layout = choices_of(limits.layout, plan), limits.layout
 
-    def size(candidate: Plan) -> int:
-        return plan_size(layout, candidate, fixed_bytes).total
+    def step(by: int) -> bool:
+        """Moves one knob, chosen at random among those that can move and keep to the limits; False where none can."""
+        nonlocal chosen
+        movable = list(knobs(chosen, layout))
+        rng.shuffle(movable)
+        for knob in movable:
+            option = knob.stepped(by)
+            if option is None or not limits.pins.allow(knob.name, option):
+                continue
+            candidate = {**chosen, knob.name: option}
+            moved = plan_of(layout, candidate, plan.heal_steps)
+            if hears(moved) and (by < 0 or limits.bytes_of(moved) < limits.size_range.bound_bytes):
+                chosen = candidate
+                return True
+        return False
 
-    while size(plan) >= size_range.bound_bytes:
-        lower = rng.choice([knob for knob in knobs(plan, layout) if knob.level])
-        candidate = lower.at(lower.level - 1)
-        plan = candidate if hears(candidate) else plan
-    while size(plan) < size_range.least_bytes:
-        raised = [knob.at(knob.level + 1) for knob in knobs(plan, layout) if knob.level + 1 < knob.levels]
-        fitting = [candidate for candidate in raised if size(candidate) < size_range.bound_bytes]
-        if not fitting:
-            raise UserError(
-                f"{size_range.name}: the model is too small to fill it; its bytes must reach "
-                f"{format_bytes(size_range.least_bytes)}: choose a smaller bin"
-            )
-        plan = rng.choice(fitting)
-    return plan
+    def size() -> int:
+        return limits.bytes_of(plan_of(layout, chosen, plan.heal_steps))
+
+    while size() >= limits.size_range.bound_bytes:
+        if not step(-1):
+            raise AssertionError(f"{limits.size_range.name}: stuck above the bound, though something fits")
+    while size() < limits.size_range.least_bytes:
+        if not step(+1):
+            raise AssertionError(f"{limits.size_range.name}: stuck under the lower bound, though something fits")
+    return plan_of(layout, chosen, plan.heal_steps)
+
+
+def _pinned(plan: Plan, limits: Limits) -> Plan:
+    """The plan with every forbidden option replaced by the nearest allowed one."""
+    options = choices(limits.layout)
+    chosen = choices_of(limits.layout, plan)
+    for name, option in chosen.items():
+        if not limits.pins.allow(name, option):
+            allowed = [other for other in options[name] if limits.pins.allow(name, other)]
+            chosen[name] = min(allowed, key=lambda other, now=option: _distance(now, other))  # type: ignore[misc]
+    return plan_of(limits.layout, chosen, plan.heal_steps)
+
+
+def _distance(now: Option, other: Option) -> tuple[int, int]:
+    """How far apart two options of a choice are: in size first, then in rate."""
+    if isinstance(now, Sublayer) and isinstance(other, Sublayer):
+        return abs(now.kept - other.kept), abs(RATES.index(now.rate) - RATES.index(other.rate))
+    if isinstance(now, Packed) and isinstance(other, Packed):
+        return 0, abs(RATES.index(now) - RATES.index(other))
+    assert isinstance(now, int)
+    assert isinstance(other, int)
+    return abs(now - other), 0
+
+
+def _heard(plan: Plan, limits: Limits) -> Plan:
+    """The plan with at least one decoder attention: the smallest that the pins allow, in the first layer that may."""
+    if hears(plan):
+        return plan
+    chosen = choices_of(limits.layout, plan)
+    for name, options in choices(limits.layout).items():
+        if name.startswith("decoder.") and name.endswith(".attention"):
+            for option in options:
+                if isinstance(option, Sublayer) and option.kept and limits.pins.allow(name, option):
+                    return plan_of(limits.layout, {**chosen, name: option}, plan.heal_steps)
+    raise AssertionError("Limits.check lets no plan through without decoder attention")

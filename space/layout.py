@@ -27,7 +27,8 @@ class Linear:
 class Tower:
     """A stack of equal layers. `group` query heads share one key/value head; `gated` marks a SwiGLU FFN.
 
-    `norm_parameters` counts one norm: 2 x hidden for LayerNorm, hidden for RMSNorm.
+    `norm_parameters` counts one norm: 2 x hidden for LayerNorm, hidden for RMSNorm. `attention_biases` are those of the
+    query, key, value and output projections.
     """
 
     name: str
@@ -39,54 +40,76 @@ class Tower:
     ffn: int
     gated: bool
     norm_parameters: int
+    attention_biases: tuple[bool, bool, bool, bool]
+    ffn_bias: bool
 
     def attention(self, kv_heads: int) -> tuple[Linear, ...]:
         """Matrices of an attention sublayer that keeps `kv_heads` key/value heads and their query heads."""
         inner, keys = kv_heads * self.group * self.head_dim, kv_heads * self.head_dim
-        if self.gated:
-            names, biases = ("q_proj", "k_proj", "v_proj", "o_proj"), (True, True, True, False)
-        else:
-            names, biases = ("q_proj", "k_proj", "v_proj", "out_proj"), (True, False, True, True)
+        names = ("q_proj", "k_proj", "v_proj", "o_proj" if self.gated else "out_proj")
         shapes = ((inner, self.hidden), (keys, self.hidden), (keys, self.hidden), (self.hidden, inner))
-        return tuple(Linear(n, *shape, bias) for n, shape, bias in zip(names, shapes, biases, strict=True))
+        return tuple(Linear(n, *shape, b) for n, shape, b in zip(names, shapes, self.attention_biases, strict=True))
 
     def feed_forward(self, channels: int) -> tuple[Linear, ...]:
         """Matrices of an FFN sublayer that keeps `channels` intermediate channels."""
-        if self.gated:
-            return (
-                Linear("gate_proj", channels, self.hidden, False),
-                Linear("up_proj", channels, self.hidden, False),
-                Linear("down_proj", self.hidden, channels, False),
-            )
-        return (Linear("fc1", channels, self.hidden, True), Linear("fc2", self.hidden, channels, True))
+        inputs, output = (("gate_proj", "up_proj"), "down_proj") if self.gated else (("fc1",), "fc2")
+        return (
+            *(Linear(name, channels, self.hidden, self.ffn_bias) for name in inputs),
+            Linear(output, self.hidden, channels, self.ffn_bias),
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole stack, its layers' norms included."""
+        linears = (*self.attention(self.kv_heads), *self.feed_forward(self.ffn))
+        return self.layers * (sum(linear.parameters for linear in linears) + 2 * self.norm_parameters)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Qwen2-Audio's anatomy: two towers, convolutions before the encoder, a projector, embedding and lm_head."""
+    """A decoder with its vocabulary; for Qwen2-Audio an encoder too, convolutions before it and a projector behind.
 
-    encoder: Tower
+    A plain decoder-only model has no encoder and `mel_bins` and `positions` of 0. `tied` says that lm_head is the
+    embedding. `vocabulary_sizes`, ascending, the whole vocabulary last, are those it may be trimmed to.
+    """
+
     decoder: Tower
     vocabulary: int
-    mel_bins: int
-    positions: int
+    encoder: Tower | None = None
+    mel_bins: int = 0
+    positions: int = 0
+    tied: bool = False
+    vocabulary_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.vocabulary_sizes:
+            object.__setattr__(self, "vocabulary_sizes", (self.vocabulary,))
+        assert self.vocabulary_sizes[-1] == self.vocabulary
+        assert list(self.vocabulary_sizes) == sorted(set(self.vocabulary_sizes))
 
     @property
-    def embedding(self) -> tuple[Linear, ...]:
-        return (Linear("embed_tokens", self.vocabulary, self.decoder.hidden, False),)
+    def towers(self) -> tuple[Tower, ...]:
+        return (self.decoder,) if self.encoder is None else (self.encoder, self.decoder)
 
     @property
-    def lm_head(self) -> tuple[Linear, ...]:
-        return (Linear("lm_head", self.vocabulary, self.decoder.hidden, False),)
+    def tables(self) -> tuple[str, ...]:
+        """Names of the parts outside of the towers that have a rate."""
+        head = () if self.tied else ("lm_head",)
+        return ("embedding", *head) if self.encoder is None else ("embedding", *head, "projector", "convolutions")
 
-    @property
-    def projector(self) -> tuple[Linear, ...]:
-        return (Linear("linear", self.decoder.hidden, self.encoder.hidden, True),)
+    def table(self, name: str, vocabulary: int) -> tuple[Linear, ...]:
+        """Matrices of a table where `vocabulary` tokens stay.
 
-    @property
-    def convolutions(self) -> tuple[Linear, ...]:
-        """Both convolutions with their kernels flattened, and the encoder's table of positions."""
+        The convolutions are both, with their kernels flattened, and the encoder's table of positions.
+        """
+        if name == "embedding":
+            return (Linear("embed_tokens", vocabulary, self.decoder.hidden, False),)
+        if name == "lm_head":
+            return (Linear("lm_head", vocabulary, self.decoder.hidden, False),)
+        assert self.encoder is not None, f"a decoder-only model has no {name}"
         hidden = self.encoder.hidden
+        if name == "projector":
+            return (Linear("linear", self.decoder.hidden, hidden, True),)
         return (
             Linear("conv1", hidden, self.mel_bins * 3, True),
             Linear("conv2", hidden, hidden * 3, True),
@@ -96,17 +119,14 @@ class Layout:
     @property
     def final_norms(self) -> int:
         """Parameters of the norms after the towers."""
-        return self.encoder.norm_parameters + self.decoder.norm_parameters
+        return sum(tower.norm_parameters for tower in self.towers)
 
     @property
     def parameters(self) -> int:
         """Parameters of the uncompressed model."""
-        tables = (*self.embedding, *self.lm_head, *self.projector, *self.convolutions)
-        total = sum(linear.parameters for linear in tables) + self.final_norms
-        for tower in (self.encoder, self.decoder):
-            linears = (*tower.attention(tower.kv_heads), *tower.feed_forward(tower.ffn))
-            total += tower.layers * (sum(linear.parameters for linear in linears) + 2 * tower.norm_parameters)
-        return total
+        linears = [linear for name in self.tables for linear in self.table(name, self.vocabulary)]
+        tables = sum(linear.parameters for linear in linears)
+        return tables + self.final_norms + sum(tower.parameters for tower in self.towers)
 
     @property
     def source_bytes(self) -> int:
@@ -121,43 +141,67 @@ def _positive(section: Mapping[str, Any], name: str) -> int:
     return value
 
 
+# Decoder-only families, and whether query, key and value projections have a bias.
+_DECODERS = {"qwen2": True, "llama": False, "mistral": False}
+MODEL_TYPES = ("qwen2_audio", *_DECODERS)
+
+
 def layout_from_config(config: Mapping[str, Any]) -> Layout:
-    """The layout of a Qwen2-Audio ``config.json``. Raises UserError for another model type or a missing number."""
-    if config.get("model_type") != "qwen2_audio":
-        raise UserError(f"model type {config.get('model_type')!r}: tightfit reads qwen2_audio; check the config.json")
+    """The layout of a ``config.json`` of Qwen2-Audio or of a plain Llama, Mistral or Qwen2 decoder.
+
+    Raises UserError for another model type or a missing number.
+    """
+    kind = config.get("model_type")
     try:
-        audio, text = config["audio_config"], config["text_config"]
-        hidden, audio_hidden = _positive(text, "hidden_size"), _positive(audio, "d_model")
-        heads, audio_heads = _positive(text, "num_attention_heads"), _positive(audio, "encoder_attention_heads")
-        kv_heads = _positive(text, "num_key_value_heads") if text.get("num_key_value_heads") else heads
-        return Layout(
-            encoder=Tower(
-                name="encoder",
-                layers=_positive(audio, "encoder_layers"),
-                hidden=audio_hidden,
-                kv_heads=audio_heads,
-                group=1,
-                head_dim=audio_hidden // audio_heads,
-                ffn=_positive(audio, "encoder_ffn_dim"),
-                gated=False,
-                norm_parameters=2 * audio_hidden,
-            ),
-            decoder=Tower(
-                name="decoder",
-                layers=_positive(text, "num_hidden_layers"),
-                hidden=hidden,
-                kv_heads=kv_heads,
-                group=heads // kv_heads,
-                head_dim=hidden // heads,
-                ffn=_positive(text, "intermediate_size"),
-                gated=True,
-                norm_parameters=hidden,
-            ),
-            vocabulary=_positive(text, "vocab_size"),
-            mel_bins=_positive(audio, "num_mel_bins"),
-            positions=_positive(audio, "max_source_positions"),
-        )
+        if kind in _DECODERS:
+            tied = bool(config.get("tie_word_embeddings"))
+            return Layout(decoder=_decoder(config, kind), vocabulary=_positive(config, "vocab_size"), tied=tied)
+        if kind == "qwen2_audio":
+            audio, text = config["audio_config"], config["text_config"]
+            return Layout(
+                decoder=_decoder(text, "qwen2"),
+                vocabulary=_positive(text, "vocab_size"),
+                encoder=_encoder(audio),
+                mel_bins=_positive(audio, "num_mel_bins"),
+                positions=_positive(audio, "max_source_positions"),
+            )
     except KeyError as error:
-        raise UserError(
-            f"config.json lacks {error}: a Qwen2-Audio config gives every dimension of both towers"
-        ) from error
+        raise UserError(f"config.json lacks {error}: tightfit needs every dimension of the model") from error
+    raise UserError(f"model type {kind!r}: tightfit reads {', '.join(MODEL_TYPES)}; check the config.json")
+
+
+def _encoder(audio: Mapping[str, Any]) -> Tower:
+    hidden, heads = _positive(audio, "d_model"), _positive(audio, "encoder_attention_heads")
+    return Tower(
+        name="encoder",
+        layers=_positive(audio, "encoder_layers"),
+        hidden=hidden,
+        kv_heads=heads,
+        group=1,
+        head_dim=hidden // heads,
+        ffn=_positive(audio, "encoder_ffn_dim"),
+        gated=False,
+        norm_parameters=2 * hidden,
+        attention_biases=(True, False, True, True),
+        ffn_bias=True,
+    )
+
+
+def _decoder(text: Mapping[str, Any], kind: str) -> Tower:
+    hidden, heads = _positive(text, "hidden_size"), _positive(text, "num_attention_heads")
+    kv_heads = _positive(text, "num_key_value_heads") if text.get("num_key_value_heads") else heads
+    of_keys = _DECODERS[kind] or bool(text.get("attention_bias"))
+    of_output = kind != "qwen2" and bool(text.get("attention_bias"))
+    return Tower(
+        name="decoder",
+        layers=_positive(text, "num_hidden_layers"),
+        hidden=hidden,
+        kv_heads=kv_heads,
+        group=heads // kv_heads,
+        head_dim=_positive(text, "head_dim") if text.get("head_dim") else hidden // heads,
+        ffn=_positive(text, "intermediate_size"),
+        gated=True,
+        norm_parameters=hidden,
+        attention_biases=(of_keys, of_keys, of_keys, of_output),
+        ffn_bias=bool(text.get("mlp_bias")),
+    )

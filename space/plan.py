@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from space.errors import UserError
@@ -67,14 +68,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is done to a model. Layers stand in source order, removed ones included."""
+    """Everything that is done to a model. Layers stand in source order, removed ones included.
+
+    `vocabulary` tokens stay. A model without an encoder has no layers there; a table the layout lacks is None.
+    """
 
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
+    vocabulary: int
     embedding: Packed
-    lm_head: Packed
-    projector: Packed
-    convolutions: Packed
+    lm_head: Packed | None
+    projector: Packed | None
+    convolutions: Packed | None
     heal_steps: int
 
     def to_json(self) -> str:
@@ -83,11 +88,18 @@ class Plan:
             name: [[x.attention.kept, str(x.attention.rate), x.ffn.kept, str(x.ffn.rate)] for x in getattr(self, name)]
             for name in TOWERS
         }
-        tables = {name: str(getattr(self, name)) for name in TABLES}
-        return json.dumps({**towers, **tables, "heal_steps": f"{self.heal_steps:06d}"}, separators=(",", ":"))
+        tables = {name: str(rate) for name in TABLES if (rate := getattr(self, name)) is not None}
+        plan = {**towers, "vocabulary": self.vocabulary, **tables, "heal_steps": f"{self.heal_steps:06d}"}
+        return json.dumps(plan, separators=(",", ":"))
 
     def layers(self, tower: Tower) -> tuple[Layer, ...]:
         return self.encoder if tower.name == "encoder" else self.decoder
+
+    def rate(self, table: str) -> Packed:
+        """The rate of a table the layout has."""
+        found = getattr(self, table)
+        assert isinstance(found, Packed), f"the plan has no {table}"
+        return found
 
 
 def plan_from_json(text: str) -> Plan:
@@ -95,10 +107,26 @@ def plan_from_json(text: str) -> Plan:
     try:
         raw = json.loads(text)
         encoder, decoder = (tuple(_layer(*row) for row in raw[name]) for name in TOWERS)
-        tables = {name: rate_named(raw[name]) for name in TABLES}
-        return Plan(encoder, decoder, **tables, heal_steps=int(raw["heal_steps"]))
+        tables = {name: rate_named(raw[name]) if name in raw else None for name in TABLES}
+        return plan_with(encoder, decoder, tables, vocabulary=int(raw["vocabulary"]), heal_steps=int(raw["heal_steps"]))
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"plan.json is damaged ({error}); copy the checkpoint again") from error
+
+
+def plan_with(
+    encoder: tuple[Layer, ...],
+    decoder: tuple[Layer, ...],
+    tables: Mapping[str, Packed | None],
+    *,
+    vocabulary: int,
+    heal_steps: int,
+) -> Plan:
+    """A plan from a mapping of table names to rates. Raises KeyError where there is no rate for the embedding."""
+    embedding = tables["embedding"]
+    if embedding is None:
+        raise KeyError("embedding")
+    others = {name: tables.get(name) for name in TABLES[1:]}
+    return Plan(encoder, decoder, vocabulary, embedding, **others, heal_steps=heal_steps)
 
 
 def _layer(heads: int, attention_rate: str, channels: int, ffn_rate: str) -> Layer:
@@ -107,8 +135,11 @@ def _layer(heads: int, attention_rate: str, channels: int, ffn_rate: str) -> Lay
 
 def uniform_plan(layout: Layout, rate: Packed, heal_steps: int = 0) -> Plan:
     """Nothing pruned, everything at one rate."""
-
-    def layers(tower: Tower) -> tuple[Layer, ...]:
-        return (Layer(Sublayer(tower.kv_heads, rate), Sublayer(tower.ffn, rate)),) * tower.layers
-
-    return Plan(layers(layout.encoder), layers(layout.decoder), rate, rate, rate, rate, heal_steps)
+    stacks = {
+        tower.name: (Layer(Sublayer(tower.kv_heads, rate), Sublayer(tower.ffn, rate)),) * tower.layers
+        for tower in layout.towers
+    }
+    tables = dict.fromkeys(layout.tables, rate)
+    return plan_with(
+        stacks.get("encoder", ()), stacks["decoder"], tables, vocabulary=layout.vocabulary, heal_steps=heal_steps
+    )

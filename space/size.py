@@ -1,20 +1,22 @@
 """Every byte of a checkpoint folder, counted once and before any weight is touched.
 
 A checkpoint holds one ``model.safetensors`` with one U8 tensor a unit (a sublayer, a table, the final norms), the plan,
-and fixed files (config, tokenizer, processor) whose bytes do not depend on the plan.
+and fixed files (config, tokenizer, processor) whose bytes depend on nothing of the plan but its vocabulary.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from space.layout import Layout, Linear
-from space.plan import Packed, Plan
+from space.plan import Packed, Plan, Sublayer
 
 WHOLE = Packed(16, 0)
+# Bytes of config, tokenizer and processor files by the number of tokens that stay.
+FixedBytes = Callable[[int], int]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,13 @@ class Unit:
 
 def units(layout: Layout, plan: Plan) -> Iterator[Unit]:
     """The units of a plan in the order of the model; what is removed yields none."""
-    yield Unit("convolutions", layout.convolutions, plan.convolutions)
-    for tower in (layout.encoder, layout.decoder):
+
+    def table(name: str) -> Unit:
+        return Unit(name, layout.table(name, plan.vocabulary), plan.rate(name))
+
+    if "convolutions" in layout.tables:
+        yield table("convolutions")
+    for tower in layout.towers:
         for index, layer in enumerate(plan.layers(tower)):
             if layer.attention.kept:
                 linears = tower.attention(layer.attention.kept)
@@ -42,9 +49,7 @@ def units(layout: Layout, plan: Plan) -> Iterator[Unit]:
             if layer.ffn.kept:
                 linears = tower.feed_forward(layer.ffn.kept)
                 yield Unit(f"{tower.name}.{index}.ffn", linears, layer.ffn.rate, tower.norm_parameters)
-    yield Unit("embedding", layout.embedding, plan.embedding)
-    yield Unit("lm_head", layout.lm_head, plan.lm_head)
-    yield Unit("projector", layout.projector, plan.projector)
+    yield from (table(name) for name in layout.tables if name != "convolutions")
     yield Unit("norms", (), WHOLE, layout.final_norms)
 
 
@@ -74,6 +79,21 @@ def header_bytes(sizes: dict[str, int]) -> int:
     return 8 + -(-length // 8) * 8
 
 
+# The length, the braces, and the white space that fills up to a multiple of 8.
+HEADER_FRAME_BYTES = 8 + 2 + 7
+
+
+def header_entry_bytes(name: str, size_bytes: int, largest_offset: int) -> int:
+    """The most bytes a unit's entry takes in a header whose offsets reach `largest_offset`."""
+    entry = {"dtype": "U8", "shape": [size_bytes], "data_offsets": [largest_offset, largest_offset]}
+    return len(json.dumps({name: entry}, separators=(",", ":"))) - len("{}") + len(",")
+
+
+def plan_entry_bytes(option: Sublayer | Packed) -> int:
+    """What of a plan's JSON depends on a sublayer's or a table's option."""
+    return len(f"{option.kept}{option.rate}") if isinstance(option, Sublayer) else len(str(option))
+
+
 @dataclass(frozen=True)
 class Size:
     """Bytes of a checkpoint folder by part."""
@@ -88,10 +108,25 @@ class Size:
         return sum(self.by_unit.values()) + self.header + self.plan + self.fixed
 
 
-def plan_size(layout: Layout, plan: Plan, fixed_bytes: int) -> Size:
-    """What a plan weighs on disk; `fixed_bytes` are those of config, tokenizer and processor files."""
+def plan_size(layout: Layout, plan: Plan, fixed_bytes: FixedBytes) -> Size:
+    """What a plan weighs on disk; `fixed_bytes` gives the bytes of config, tokenizer and processor files."""
     by_unit = {unit.name: unit_bytes(unit) for unit in units(layout, plan)}
-    return Size(by_unit, header_bytes(by_unit), len(plan.to_json().encode()), fixed_bytes)
+    return Size(by_unit, header_bytes(by_unit), len(plan.to_json().encode()), fixed_bytes(plan.vocabulary))
+
+
+def tensor_bytes(by_unit: Mapping[str, int]) -> dict[str, int]:
+    """Bytes by part of the model: tables, norms, attention and FFN of each tower."""
+    parts: dict[str, int] = {}
+    for name, unit in by_unit.items():
+        tower, _, rest = name.partition(".")
+        part = f"{tower} {rest.split('.')[-1]}" if rest else tower
+        parts[part] = parts.get(part, 0) + unit
+    return parts
+
+
+def part_bytes(size: Size) -> dict[str, int]:
+    """Bytes of a checkpoint by part: those of its tensors, header, plan and files."""
+    return tensor_bytes(size.by_unit) | {"header": size.header, "plan": size.plan, "files": size.fixed}
 
 
 def plan_parameters(layout: Layout, plan: Plan) -> int:

@@ -11,7 +11,7 @@ import torch
 from corpora.roles import BUNDLED as CORPUS
 from corpora.roles import open_corpus
 from models.inputs import PROMPTS
-from models.qwen2_audio import Source, load_source, read_layout
+from models.loading import Source, load_source, read_layout
 from models.reference import BUNDLED
 from scoring.metrics import score
 from scoring.translate import translate
@@ -54,7 +54,7 @@ def test_translations_are_those_of_transformers_generate(source: Source, languag
     text = f"<|audio_bos|><|AUDIO|><|audio_eos|>{PROMPTS[language]}"
     stock = []
     for example in examples:
-        inputs = source.processor(text=text, audio=[example.audio], sampling_rate=16_000, return_tensors="pt")
+        inputs = source.processor(text=text, audio=[example.utterance], sampling_rate=16_000, return_tensors="pt")
         with torch.no_grad():
             out = source.model.generate(**inputs, max_new_tokens=60, do_sample=False)
         stock.append(source.processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())

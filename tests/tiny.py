@@ -1,23 +1,35 @@
-"""A tiny random Qwen2-Audio with a tokenizer of its own, made in seconds; for tests that need no trained model."""
+"""Tiny random models with tokenizers of their own, made in seconds; for tests that need no trained model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from miniature.anatomy import make_model, make_processor, train_tokenizer
-from models.inputs import PROMPTS, Row, featurize, make_row
-from models.qwen2_audio import Source, load_source
+from models.inputs import PROMPTS, TEXT_PROMPTS, Row, featurize, make_row
+from models.loading import Source, load_source
+from models.vocabulary import with_vocabulary
 
 TARGETS = {"de": "Das Modell ist klein.", "zh": "模型很小。"}
+_TEXTS = [*TARGETS.values(), *PROMPTS.values(), *TEXT_PROMPTS.values()] * 50
+_SHAPE = {
+    "hidden_size": 96,
+    "intermediate_size": 208,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 512,
+}
 
 
 def write_tiny(folder: Path) -> Path:
-    """Writes the model's folder: the miniature's tokenizer form, random weights from a fixed seed."""
-    texts = [*TARGETS.values(), *PROMPTS.values()] * 50
-    tokenizer = train_tokenizer(texts)
+    """A Qwen2-Audio: the miniature's tokenizer form, random weights from a fixed seed."""
+    tokenizer = train_tokenizer(_TEXTS)
     torch.manual_seed(1)
     model = make_model(tokenizer, layers=3, vocabulary=len(tokenizer))
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -25,16 +37,48 @@ def write_tiny(folder: Path) -> Path:
     return folder
 
 
-def load_tiny(folder: Path) -> Source:
-    return load_source(write_tiny(folder))
+def write_tiny_qwen2(folder: Path) -> Path:
+    """A decoder-only Qwen2 with an embedding and an lm_head of its own."""
+    return _write_reader(folder, lambda ids: Qwen2ForCausalLM(Qwen2Config(**_SHAPE, **ids, tie_word_embeddings=False)))
+
+
+def write_tiny_llama(folder: Path) -> Path:
+    """A decoder-only Llama whose lm_head is its embedding, with biases in its attention."""
+    return _write_reader(
+        folder,
+        lambda ids: LlamaForCausalLM(LlamaConfig(**_SHAPE, **ids, tie_word_embeddings=True, attention_bias=True)),
+    )
+
+
+def _write_reader(folder: Path, make: Callable[[dict[str, int]], torch.nn.Module]) -> Path:
+    tokenizer = train_tokenizer(_TEXTS)
+    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    torch.manual_seed(1)
+    model = make({"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end})
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+TINY = {"qwen2_audio": write_tiny, "qwen2": write_tiny_qwen2, "llama": write_tiny_llama}
+
+
+def load_tiny(folder: Path, kind: str = "qwen2_audio") -> Source:
+    """A tiny source whose vocabulary was counted on the targets."""
+    source = load_source(TINY[kind](folder))
+    tokenizer = source.processor.tokenizer
+    ids = [token for text in TARGETS.values() for token in tokenizer(text).input_ids]
+    vocabulary = source.vocabulary.counting(ids)
+    return replace(source, vocabulary=vocabulary, layout=with_vocabulary(source.layout, vocabulary))
 
 
 def tiny_rows(source: Source, count: int = 3) -> list[Row]:
-    """Both directions of `count` utterances of noise, 0.5 s and longer."""
+    """Both directions of `count` utterances: noise, 0.5 s and longer, or for a model that reads, words."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(count):
         audio = rng.standard_normal(8000 + 3000 * index).astype(np.float32) * 0.1
-        speech = featurize(source.processor, audio)
-        rows += [make_row(source.processor, speech, language, text) for language, text in TARGETS.items()]
+        heard = source.layout.encoder is not None
+        utterance = featurize(source.processor, audio) if heard else "a small model " * (index + 1)
+        rows += [make_row(source.processor, utterance, language, text) for language, text in TARGETS.items()]
     return rows

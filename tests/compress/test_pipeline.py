@@ -16,27 +16,30 @@ from compress.heal import HealSettings, make_lessons
 from compress.importance import measure_moments
 from compress.pipeline import Bank, compress
 from compress.quantize import pack, quantize, unpack
+from compress.vocabulary import Curriculum
 from models.inputs import make_batch, target_logits
-from models.qwen2_audio import Source
+from models.loading import Source
 from proxies.divergence import divergence
 from space.bins import SizeRange
 from space.errors import UserError
 from space.genes import decode, distributions, repair
+from space.limits import Limits
 from space.plan import RATES, Packed, Plan, plan_from_json, uniform_plan
 from space.size import plan_size
-from tests.tiny import load_tiny, tiny_rows
+from tests.tiny import TINY, load_tiny, tiny_rows
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_tiny(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture(scope="module", params=TINY)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"), request.param)
 
 
 @pytest.fixture(scope="module")
 def bank(source: Source) -> Bank:
     rows = tiny_rows(source)
     pad = source.model.generation_config.pad_token_id
-    return Bank(measure_moments(source, [make_batch(rows, pad)]), make_lessons(source.model, rows, 6))
+    lessons = Curriculum(make_lessons(source.model, rows, 6), source.vocabulary)
+    return Bank(measure_moments(source, [make_batch(rows, pad)]), lessons)
 
 
 def random_plans(source: Source, count: int) -> Iterator[Plan]:
@@ -49,20 +52,21 @@ def random_plans(source: Source, count: int) -> Iterator[Plan]:
             else:
                 assert isinstance(distribution, CategoricalDistribution)
                 params[name] = rng.choice(distribution.choices)
-        yield repair(decode(params, source.layout), source.layout, SizeRange("any", 0, 10**9), 0, seed)
+        yield repair(
+            decode(params, source.layout), Limits(source.layout, SizeRange("any", 0, 10**9), lambda _: 0), seed
+        )
 
 
 def test_own_forward_is_the_models_own(source: Source) -> None:
     rows = tiny_rows(source)
     batch = make_batch(rows, source.model.generation_config.pad_token_id)
-    keep = torch.arange(batch.features.shape[2])[None] < batch.frames[:, None]
+    heard = {}
+    if batch.speech is not None:
+        speech, of_row = batch.speech, batch.speech.of_row
+        keep = torch.arange(speech.features.shape[2])[None] < speech.frames[:, None]
+        heard = {"input_features": speech.features[of_row], "feature_attention_mask": keep[of_row].long()}
     with torch.no_grad():
-        stock = source.model(
-            input_ids=batch.ids,
-            attention_mask=batch.mask,
-            input_features=batch.features[batch.audio_of],
-            feature_attention_mask=keep[batch.audio_of].long(),
-        ).logits
+        stock = source.model(input_ids=batch.ids, attention_mask=batch.mask, **heard).logits
         ours = target_logits(source.model, batch)
     torch.testing.assert_close(ours, stock[:, :-1][batch.predicts], atol=2e-5, rtol=1e-4)
 
@@ -70,8 +74,11 @@ def test_own_forward_is_the_models_own(source: Source) -> None:
 def test_predicted_bytes_are_stat_and_loaded_logits_are_those_scored(
     source: Source, bank: Bank, tmp_path: Path
 ) -> None:
-    batch = make_batch(tiny_rows(source), source.model.generation_config.pad_token_id)
+    sizes = set()
     for number, plan in enumerate(random_plans(source, 12)):
+        lessons = bank.curriculum.of(plan.vocabulary)
+        batch = make_batch([lesson.row for lesson in lessons], source.vocabulary.kept(plan.vocabulary).index(0))
+        sizes.add(plan.vocabulary)
         compressed = compress(source, plan, bank, heal_steps=0, seed=0)
         written = write_checkpoint(tmp_path / str(number), source, plan, compressed.stored)
         assert written == plan_size(source.layout, plan, source.fixed_bytes).total
@@ -79,21 +86,24 @@ def test_predicted_bytes_are_stat_and_loaded_logits_are_those_scored(
         assert loaded_plan == plan
         with torch.no_grad():
             assert torch.equal(target_logits(loaded, batch), target_logits(compressed.model, batch))
+    assert len(sizes) > 2
 
 
 def test_sixteen_bits_and_nothing_pruned_is_the_source(source: Source, bank: Bank) -> None:
     compressed = compress(source, uniform_plan(source.layout, RATES[-1]), bank, heal_steps=0, seed=0)
-    assert divergence(compressed.model, bank.lessons) == pytest.approx(0, abs=1e-6)
+    assert divergence(compressed.model, bank.curriculum.lessons) == pytest.approx(0, abs=1e-6)
 
 
 def test_healing_brings_a_pruned_model_closer_to_the_source(source: Source, bank: Bank) -> None:
     plan = uniform_plan(source.layout, RATES[-1])
-    plan = replace(plan, decoder=tuple(replace(x, ffn=replace(x.ffn, kept=0)) for x in plan.decoder))
+    gone = tuple(replace(layer, ffn=replace(layer.ffn, kept=0)) for layer in plan.decoder)
+    plan = replace(plan, decoder=gone, vocabulary=source.vocabulary.seen)
     settings = HealSettings(reference_share=0.0, peak_rate=1e-3)
     before = compress(source, plan, bank, heal_steps=0, seed=0).model
     after = [compress(source, plan, bank, heal_steps=20, seed=7, settings=settings).model for _ in range(2)]
-    assert divergence(after[0], bank.lessons) < 0.8 * divergence(before, bank.lessons)
-    assert divergence(after[0], bank.lessons) == divergence(after[1], bank.lessons)
+    lessons = bank.curriculum.of(plan.vocabulary)
+    assert divergence(after[0], lessons) < 0.8 * divergence(before, lessons)
+    assert divergence(after[0], lessons) == divergence(after[1], lessons)
 
 
 def test_damaged_checkpoints_are_refused(source: Source, bank: Bank, tmp_path: Path) -> None:

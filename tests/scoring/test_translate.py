@@ -8,7 +8,7 @@ import sacrebleu
 from datasets import Audio, load_dataset
 
 from corpora.roles import BUNDLED, ROLES, Example, open_corpus
-from models.qwen2_audio import Source
+from models.loading import Source
 from scoring.metrics import score
 from scoring.translate import translate
 from tests.tiny import load_tiny

@@ -24,9 +24,9 @@ from optuna.trial import TrialState
 import launch
 from compress.checkpoint import folder_bytes, load_checkpoint
 from corpora.roles import BUNDLED, open_corpus
-from models.qwen2_audio import load_source, read_layout
+from models.loading import load_source
 from search.loop import promising
-from search.workbench import by_turns, make_workbench
+from search.workbench import by_turns, counted, make_workbench
 from space.genes import decode
 from space.plan import plan_from_json
 from tests.tiny import write_tiny
@@ -136,14 +136,15 @@ def test_baselines_an_earlier_total_had_no_room_for_come_later(
 
 
 def test_results_of_other_plans_in_the_folder_are_not_reported(
-    study_copy: Path, words: list[str], model: Path, tmp_path: Path
+    study_copy: Path, words: list[str], model: Path, corpus: Path, tmp_path: Path
 ) -> None:
+    layout = counted(load_source(model), open_corpus(corpus), ("de", "zh")).layout
     (study_copy / "study.db").unlink()
     assert launch.main([*words, "--trials", "3", "--seed", "5"]) == 0
     for finalist in summary_of(study_copy)["finalists"]:
         trial = trials_of(study_copy)[finalist["trial"]]
         plan = plan_from_json((tmp_path / finalist["path"] / "plan.json").read_text())
-        assert replace(plan, heal_steps=trial.params["heal_steps"]) == decode(trial.params, read_layout(model))
+        assert replace(plan, heal_steps=trial.params["heal_steps"]) == decode(trial.params, layout)
 
 
 def test_other_settings_are_refused_with_the_difference_named(

@@ -1,0 +1,59 @@
+"""Lessons for a trimmed vocabulary: the same texts in the tokens that stay, and the source's predictions over them.
+
+A token that goes is spelt by the pieces it was merged from. Where the source predicted it, its probability belongs to
+its first piece: that is the distribution of the next piece under the source. Within a spelt token the next piece is
+certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compress.heal import Lesson
+from models.inputs import Row
+from models.vocabulary import Vocabulary
+
+# In place of the logarithm of 0.
+_NEVER = -30.0
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Lessons in the source's vocabulary, and in any other of its sizes, made when first asked for."""
+
+    lessons: Sequence[Lesson]
+    vocabulary: Vocabulary
+    _trimmed: dict[int, Sequence[Lesson]] = field(default_factory=dict, repr=False, compare=False)
+
+    def of(self, size: int) -> Sequence[Lesson]:
+        """The lessons where `size` tokens stay, in the same order."""
+        if size == self.vocabulary.rows:
+            return self.lessons
+        if size not in self._trimmed:
+            pieces = self.vocabulary.pieces(size)
+            first = torch.tensor([piece[0] if piece else 0 for piece in pieces])
+            self._trimmed[size] = [_trimmed(lesson, pieces, first, size) for lesson in self.lessons]
+        return self._trimmed[size]
+
+
+def _trimmed(lesson: Lesson, pieces: Sequence[tuple[int, ...]], first: Tensor, size: int) -> Lesson:
+    spelt = [pieces[token] for token in lesson.row.target]
+    projected = torch.zeros(len(spelt), size).index_add_(1, first, lesson.teacher.exp())
+    projected = projected.clamp_min(torch.tensor(_NEVER).exp()).log()
+    rows = []
+    for prediction, parts in zip(projected, spelt, strict=True):
+        rows.append(prediction)
+        for part in parts[1:]:
+            certain = torch.full((size,), _NEVER)
+            certain[part] = 0.0
+            rows.append(certain)
+    row = Row(
+        lesson.row.speech,
+        tuple(piece for token in lesson.row.prompt for piece in pieces[token]),
+        tuple(piece for parts in spelt for piece in parts),
+    )
+    return Lesson(row, torch.stack(rows), lesson.source_tokens)

@@ -1,0 +1,257 @@
+"""The tokens of a model: which matter, and the files of a tokenizer that keeps some of them.
+
+Tokens are ranked so that every prefix of the ranking is a tokenizer of its own: first what must stay (special and added
+tokens, bytes, what configurations name), then by how often a text needs them; before a token stand the tokens it is
+merged from. Byte-pair encoding then goes as before wherever the tokens of a text all stay: each merge it makes there
+leads to a part of one of them, and the first in rank of all merges stays the first among those that stay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from tokenizers.pre_tokenizers import ByteLevel
+
+from space.layout import Layout
+
+_LADDER = 12
+_TOKENIZER = "tokenizer.json"
+# Keys of configurations that hold token ids, or lists of them.
+_ID_KEYS = ("_token_id", "_token_index", "_token_ids", "suppress_tokens")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """`rows` of the model's tables; `ranking` of all of them, of which at least the first `least` stay.
+
+    Where a tokenizer cannot be trimmed `least` is all. `counted` is by rank how often a token was seen.
+    """
+
+    rows: int
+    files: Mapping[str, bytes]
+    ranking: tuple[int, ...]
+    least: int
+    counted: tuple[int, ...] = ()
+    _cache: dict[int, dict[str, bytes]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def seen(self) -> int:
+        """Tokens up to the last that was counted, at least `least`."""
+        return max([self.least, *(rank + 1 for rank, count in enumerate(self.counted) if count)])
+
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes to search, ascending: from `least` to all in equal ratios, and the number of tokens seen."""
+        return tuple(sorted({*ladder(self.least, self.rows), self.seen}))
+
+    def coverage(self, size: int) -> float:
+        """The share of counted tokens that are among the first `size`."""
+        total = sum(self.counted)
+        return sum(self.counted[:size]) / total if total else 1.0
+
+    def kept(self, size: int) -> tuple[int, ...]:
+        """Ids of the tokens that stay, ascending: a token's place here is its new id."""
+        return tuple(sorted(self.ranking[:size]))
+
+    def fixed_files(self, size: int) -> dict[str, bytes]:
+        """Files of a checkpoint in which `size` tokens stay, ids in them renumbered."""
+        if size not in self._cache:
+            new = {old: place for place, old in enumerate(self.kept(size))}
+            self._cache[size] = {name: _renumbered(name, data, new) for name, data in self.files.items()}
+        return self._cache[size]
+
+    def fixed_bytes(self, size: int) -> int:
+        """Bytes of `fixed_files`."""
+        return sum(map(len, self.fixed_files(size).values()))
+
+    def pieces(self, size: int) -> list[tuple[int, ...]]:
+        """For every row of the source the new ids of its token: one if it stays, else the parts it is merged from.
+
+        Rows that stand for no token have none unless they stay.
+        """
+        new = {old: place for place, old in enumerate(self.kept(size))}
+        found: dict[int, tuple[int, ...]] = {old: (place,) for old, place in new.items()}
+
+        def split(token: int) -> tuple[int, ...]:
+            if token not in found:
+                parts = self._merges.first.get(token, ())
+                found[token] = tuple(piece for part in parts for piece in split(part))
+            return found[token]
+
+        return [split(row) for row in range(self.rows)]
+
+    @cached_property
+    def _merges(self) -> _Merges:
+        return _Merges(json.loads(self.files[_TOKENIZER]) if _TOKENIZER in self.files else {})
+
+    def counting(self, ids: Iterable[int], needed: Iterable[int] = ()) -> Vocabulary:
+        """The same tokens ranked by how often they are among `ids`; those `needed` (a prompt's) must stay."""
+        if self.least == self.rows:
+            return self
+        counts = Counter(ids)
+        must = self._merges.closed([*self.ranking[: self.least], *sorted(set(needed))])
+        often = sorted((token for token in counts if token < self.rows), key=lambda token: (-counts[token], token))
+        ranking = self._merges.closed([*must, *often, *(row for row in self.ranking)])
+        return replace(
+            self,
+            ranking=tuple(ranking),
+            least=len(must),
+            counted=tuple(counts[token] for token in ranking),
+            _cache={},
+        )
+
+
+def ladder(least: int, most: int) -> tuple[int, ...]:
+    """Whole numbers in equal ratios, ascending, both ends among them."""
+    steps = {round(least * (most / least) ** (step / _LADDER)) for step in range(_LADDER + 1)}
+    return tuple(sorted({*steps, least, most}))
+
+
+class _Merges:
+    """What each token of a tokenizer.json is merged from; nothing of a tokenizer that is no byte-pair encoding."""
+
+    def __init__(self, tokenizer: Mapping[str, Any]) -> None:
+        model = tokenizer.get("model", {})
+        ids: Mapping[str, int] = model.get("vocab", {}) if model.get("type") == "BPE" else {}
+        self.all: dict[int, list[tuple[int, int]]] = {}
+        for left, right in map(_pair, model.get("merges", []) if ids else []):
+            self.all.setdefault(ids[left + right], []).append((ids[left], ids[right]))
+        self.first = {token: pairs[0] for token, pairs in self.all.items()}
+
+    def closed(self, order: Iterable[int]) -> list[int]:
+        """The tokens in their order, each once, and before each the tokens any of its merges needs."""
+        placed: dict[int, None] = {}
+
+        def add(token: int) -> None:
+            if token not in placed:
+                for pair in self.all.get(token, ()):
+                    for part in pair:
+                        add(part)
+                placed[token] = None
+
+        for token in order:
+            add(token)
+        return list(placed)
+
+
+def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def read_vocabulary(rows: int, files: Mapping[str, bytes]) -> Vocabulary:
+    """The tokens of a model with `rows` rows in its tables, before any text is counted: ranked by id.
+
+    A tokenizer that is no byte-pair encoding over bytes, or has no tokenizer.json, cannot be trimmed.
+    """
+    whole = Vocabulary(rows, files, tuple(range(rows)), rows)
+    if _TOKENIZER not in files:
+        return whole
+    tokenizer = json.loads(files[_TOKENIZER])
+    alphabet = _bytes_of(tokenizer)
+    if not alphabet:
+        return whole
+    named = {token["id"] for token in tokenizer["added_tokens"]}
+    for name in ("config.json", "generation_config.json"):
+        named |= set(_ids(json.loads(files.get(name, b"{}"))))
+    ids = tokenizer["model"]["vocab"]
+    others = {tokenizer["model"].get("unk_token"), "\u2581"}
+    must = sorted({*(ids[token] for token in alphabet), *(ids[token] for token in others if token in ids), *named})
+    merges = whole._merges
+    tokens = sorted({*ids.values(), *named})
+    ranking = merges.closed([*(token for token in must if token < rows), *tokens, *range(rows)])
+    return Vocabulary(rows, files, tuple(ranking), len(merges.closed(token for token in must if token < rows)))
+
+
+def _bytes_of(tokenizer: Mapping[str, Any]) -> list[str]:
+    """The tokens that stand for single bytes, if there is one for every byte a text can hold."""
+    model = tokenizer.get("model", {})
+    if model.get("type") != "BPE":
+        return []
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    if model.get("byte_fallback") and all(token in model["vocab"] for token in fallback):
+        return fallback
+    alphabet = ByteLevel.alphabet()
+    return sorted(alphabet) if all(token in model["vocab"] for token in alphabet) else []
+
+
+def _ids(value: Any, key: str = "") -> Iterable[int]:
+    """Every token id a configuration names."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _ids(inner, name)
+    elif key.endswith(_ID_KEYS):
+        yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int))
+
+
+def _with_ids(value: Any, new: Mapping[int, int], key: str = "") -> Any:
+    """A configuration with every token id it names renumbered."""
+    if isinstance(value, dict):
+        return {name: _with_ids(inner, new, name) for name, inner in value.items()}
+    if key.endswith(_ID_KEYS):
+        many = [new.get(one, one) for one in value] if isinstance(value, list) else None
+        return new.get(value, value) if isinstance(value, int) else (many if many is not None else value)
+    return value
+
+
+def _renumbered(name: str, data: bytes, new: Mapping[int, int]) -> bytes:
+    """A file with token ids renumbered; what does not stay is left out of it."""
+    if name == _TOKENIZER:
+        content = _trimmed_tokenizer(json.loads(data), new)
+    elif name in ("config.json", "generation_config.json"):
+        content = _with_ids(json.loads(data), new)
+    elif name == "added_tokens.json":
+        content = {token: new[old] for token, old in json.loads(data).items()}
+    elif name == "tokenizer_config.json":
+        content = json.loads(data)
+        if "added_tokens_decoder" in content:
+            decoded = content["added_tokens_decoder"]
+            content["added_tokens_decoder"] = {str(new[int(old)]): token for old, token in decoded.items()}
+    else:
+        return data
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _trimmed_tokenizer(tokenizer: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    """A tokenizer.json of the tokens in `new`, and of the merges whose parts and results all stay."""
+    if len(new) >= len(tokenizer["model"]["vocab"]) and all(old == place for old, place in new.items()):
+        return tokenizer
+    model = dict(tokenizer["model"])
+    ids = model["vocab"]
+    model["vocab"] = {token: new[old] for token, old in ids.items() if old in new}
+    model["merges"] = [
+        merge for merge in model["merges"] if all(ids[part] in new for part in (*_pair(merge), "".join(_pair(merge))))
+    ]
+    added = [{**token, "id": new[token["id"]]} for token in tokenizer["added_tokens"]]
+    return {
+        **tokenizer,
+        "added_tokens": added,
+        "post_processor": _post(tokenizer.get("post_processor"), new),
+        "model": model,
+    }
+
+
+def _post(value: Any, new: Mapping[int, int]) -> Any:
+    """A post-processor with its special tokens' ids renumbered (template, BERT and RoBERTa forms)."""
+    if not isinstance(value, dict):
+        return value
+    post: dict[str, Any] = {
+        name: [_post(one, new) for one in inner] if name == "processors" else inner for name, inner in value.items()
+    }
+    if isinstance(post.get("special_tokens"), dict):
+        post["special_tokens"] = {
+            name: {**token, "ids": [new[old] for old in token["ids"]]} for name, token in post["special_tokens"].items()
+        }
+    for name in ("sep", "cls"):
+        if isinstance(post.get(name), list):
+            post[name] = [post[name][0], new[post[name][1]]]
+    return post
+
+
+def with_vocabulary(layout: Layout, vocabulary: Vocabulary) -> Layout:
+    """The layout with the sizes its vocabulary may be trimmed to."""
+    return replace(layout, vocabulary_sizes=vocabulary.sizes())

@@ -1,0 +1,308 @@
+"""The exact allocator: one option of every group, the largest total value, bytes bounded above and below.
+
+A multiple-choice knapsack (Sinha and Zoltners 1979), solved by HiGHS through `scipy.optimize.milp`; where an optimality
+gap is allowed, by Lagrangian relaxation first (Fisher 1981), whose dual value proves the gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from space.choices import VOCABULARY, Option, choices_of, plan_of
+from space.errors import UserError
+from space.limits import Limits, allowed_options, option_bytes, smallest_plan
+from space.plan import Plan, Sublayer
+from space.size import HEADER_FRAME_BYTES, header_entry_bytes, plan_entry_bytes
+
+_BISECTIONS = 60
+# Bytes are scaled so that the bound is at most this: HiGHS allows rows to be violated by 1e-6.
+_LARGEST_ROW = 1e4
+
+
+@dataclass(frozen=True)
+class Item:
+    """An option of a group. At least one chosen item of all groups must be `needed`, where any is."""
+
+    size_bytes: int
+    value: float
+    needed: bool = False
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The item chosen of each group, their sums, and the most value that any choice could have (proven)."""
+
+    chosen: tuple[int, ...]
+    size_bytes: int
+    value: float
+    value_bound: float
+
+    @property
+    def gap(self) -> float:
+        """How far the optimum may be above, relative to the value."""
+        return max(0.0, self.value_bound - self.value) / max(abs(self.value), 1e-12)
+
+
+Groups = Sequence[Sequence[Item]]
+
+
+def allocate(groups: Groups, most_bytes: int, least_bytes: int = 0, *, gap: float = 0.0) -> Allocation | None:
+    """The choice with the largest value among those of `least_bytes` to `most_bytes`; None where there is none.
+
+    Deterministic. With `gap` above 0 any choice may be returned whose relative gap is proven to be at most that.
+    """
+    if gap > 0:
+        quick = _lagrangian(groups, most_bytes, least_bytes)
+        if quick is not None and quick.gap <= gap:
+            return quick
+    found = _exact(groups, [_undominated(group) for group in groups], most_bytes, 0, gap)
+    if found is None or found.size_bytes >= least_bytes:
+        return found
+    # The best choice leaves too many bytes: items that are worse and larger may be needed.
+    return _exact(groups, [list(range(len(group))) for group in groups], most_bytes, least_bytes, gap)
+
+
+def _undominated(group: Sequence[Item]) -> list[int]:
+    """Indices of the items that no other beats in bytes and value; a needed one is beaten by needed ones only."""
+    order = sorted(range(len(group)), key=lambda i: (group[i].size_bytes, -group[i].value, not group[i].needed, i))
+    kept, best, best_needed = [], -np.inf, -np.inf
+    for i in order:
+        if group[i].value > (best_needed if group[i].needed else best):
+            kept.append(i)
+            best = max(best, group[i].value)
+            best_needed = max(best_needed, group[i].value) if group[i].needed else best_needed
+    return kept
+
+
+def _exact(
+    groups: Groups, kept: Sequence[Sequence[int]], most_bytes: int, least_bytes: int, gap: float
+) -> Allocation | None:
+    index = [(g, i) for g, group in enumerate(kept) for i in group]
+    items = [groups[g][i] for g, i in index]
+    sizes = np.array([item.size_bytes for item in items], dtype=float)
+    values = np.array([item.value for item in items])
+    group_of = np.array([g for g, _ in index])
+    scale = max(1.0, most_bytes / _LARGEST_ROW)
+    ones = np.ones(len(items))
+    picks = csr_array((ones, (group_of, np.arange(len(items)))), shape=(len(groups), len(items)))
+    needed = np.array([item.needed for item in items], dtype=float)
+    constraints = [LinearConstraint(picks, 1, 1)]
+    if needed.any():
+        constraints.append(LinearConstraint(csr_array(needed[None]), 1, np.inf))
+    lower, upper = least_bytes, most_bytes
+    while lower <= upper:
+        room = LinearConstraint(csr_array(sizes[None] / scale), lower / scale, upper / scale)
+        result = milp(
+            -values,
+            constraints=[*constraints, room],
+            integrality=ones,
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": gap},
+        )
+        if result.x is None:
+            return None
+        chosen = _chosen(result.x, index, len(groups))
+        total = sum(groups[g][i].size_bytes for g, i in enumerate(chosen))
+        # Within the solver's tolerance of the bounds, but outside of them: asked again with bounds as much tighter.
+        if total > most_bytes:
+            upper -= total - most_bytes
+        elif total < least_bytes:
+            lower += least_bytes - total
+        else:
+            value = sum(groups[g][i].value for g, i in enumerate(chosen))
+            dual = -result.mip_dual_bound if gap > 0 and result.mip_dual_bound is not None else value
+            return Allocation(chosen, total, value, max(value, float(dual)))
+    return None
+
+
+def _chosen(x: NDArray[np.float64], index: Sequence[tuple[int, int]], groups: int) -> tuple[int, ...]:
+    """The item of each group whose variable is largest."""
+    best: list[tuple[float, int]] = [(-1.0, 0)] * groups
+    for amount, (g, i) in zip(x, index, strict=True):
+        if amount > best[g][0]:
+            best[g] = (float(amount), i)
+    return tuple(i for _, i in best)
+
+
+def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> Allocation | None:
+    """Bisects the price of a byte, then spends what is left greedily; None where that finds nothing inside."""
+    widest = max(map(len, groups))
+    sizes = np.zeros((len(groups), widest))
+    values = np.full((len(groups), widest), -np.inf)
+    for g, group in enumerate(groups):
+        sizes[g, : len(group)] = [item.size_bytes for item in group]
+        values[g, : len(group)] = [item.value for item in group]
+    rows = np.arange(len(groups))
+
+    def at(price: float) -> tuple[NDArray[np.int64], float]:
+        """The best choice at a price, and the dual bound it proves."""
+        rewards = values - price * sizes
+        chosen = rewards.argmax(1)
+        return chosen, float(rewards[rows, chosen].sum() + price * most_bytes)
+
+    def total(chosen: NDArray[np.int64]) -> float:
+        return float(sizes[rows, chosen].sum())
+
+    free, value_bound = at(0.0)
+    best = free if total(free) <= most_bytes else None
+    low, high = 0.0, 1e-12
+    while best is None and high < 1e12:
+        chosen, bound = at(high)
+        value_bound = min(value_bound, bound)
+        if total(chosen) <= most_bytes:
+            best = chosen
+        else:
+            low, high = high, high * 10
+    if best is None:
+        return None
+    for _ in range(_BISECTIONS if low < high and best is not free else 0):
+        middle = (low + high) / 2
+        chosen, bound = at(middle)
+        value_bound = min(value_bound, bound)
+        if total(chosen) <= most_bytes:
+            best, high = chosen, middle
+        else:
+            low = middle
+    best = _spend(best, sizes, values, most_bytes)
+    picked = tuple(int(i) for i in best)
+    if any(item.needed for group in groups for item in group) and not any(
+        groups[g][i].needed for g, i in enumerate(picked)
+    ):
+        return None
+    size_bytes = sum(groups[g][i].size_bytes for g, i in enumerate(picked))
+    if size_bytes < least_bytes:
+        return None
+    value = sum(groups[g][i].value for g, i in enumerate(picked))
+    return Allocation(picked, size_bytes, value, max(value, value_bound))
+
+
+def _spend(
+    chosen: NDArray[np.int64], sizes: NDArray[np.float64], values: NDArray[np.float64], most_bytes: int
+) -> NDArray[np.int64]:
+    """Takes the single exchange that gains most value and still fits, until none does."""
+    rows = np.arange(len(chosen))
+    chosen = chosen.copy()
+    while True:
+        room = most_bytes - sizes[rows, chosen].sum()
+        more = sizes - sizes[rows, chosen][:, None]
+        gain = np.where(more <= room, values - values[rows, chosen][:, None], -np.inf)
+        g, i = np.unravel_index(int(gain.argmax()), gain.shape)
+        if gain[g, i] <= 0:
+            return chosen
+        chosen[g] = i
+
+
+def allocate_plan(
+    limits: Limits, value: Callable[[str, Option], float], *, gap: float = 0.0, heal_steps: int = 0
+) -> tuple[Plan, Allocation]:
+    """The plan inside the limits with the largest sum of values, given for every option of every choice.
+
+    Bytes are exact but for the digits of the header's offsets, which are counted as the largest there can be: a plan
+    may leave some tens of bytes more unused than it would have to. Raises UserError where no plan is inside.
+    """
+    limits.check()
+    names, options, groups = _groups(limits, value)
+    constant = _constant_bytes(limits)
+    most = limits.size_range.bound_bytes - 1 - constant
+    least = limits.size_range.least_bytes - constant
+    while True:
+        found = allocate(groups, most, max(0, least), gap=gap)
+        if found is None:
+            raise UserError(
+                f"{limits.size_range.name}: no plan falls between its bounds"
+                + (f" with {limits.pins}; loosen one" if limits.pins.texts else "; choose a wider range")
+            )
+        chosen = {
+            name: option
+            for several, group, i in zip(names, options, found.chosen, strict=True)
+            for name, option in zip(several, group[i], strict=True)
+        }
+        plan = plan_of(limits.layout, chosen, heal_steps)
+        size = limits.bytes_of(plan)
+        assert size < limits.size_range.bound_bytes
+        if size >= limits.size_range.least_bytes:
+            return plan, found
+        least += limits.size_range.least_bytes - size
+
+
+def _groups(
+    limits: Limits, value: Callable[[str, Option], float]
+) -> tuple[list[tuple[str, ...]], list[list[tuple[Option, ...]]], list[list[Item]]]:
+    """Choices that are made together, their joint options and what each weighs and is worth.
+
+    A sublayer is a group by itself. The vocabulary's size decides what the embedding and lm_head weigh, so the three
+    are one group.
+    """
+    layout, allowed = limits.layout, allowed_options(limits)
+    together = tuple(name for name in ("embedding", "lm_head") if name in layout.tables)
+    names: list[tuple[str, ...]] = []
+    options: list[list[tuple[Option, ...]]] = []
+    groups: list[list[Item]] = []
+    weigh = _Scale(limits)
+    for name, alone in allowed.items():
+        if name in together or name == VOCABULARY:
+            continue
+        needed = name.startswith("decoder.") and name.endswith(".attention")
+        names.append((name,))
+        options.append([(option,) for option in alone])
+        groups.append(
+            [
+                Item(size_bytes, value(name, option), needed and isinstance(option, Sublayer) and option.kept > 0)
+                for option, size_bytes in zip(alone, weigh(name, alone), strict=True)
+            ]
+        )
+    names.append((VOCABULARY, *together))
+    options.append([])
+    groups.append([])
+    for tokens in allowed[VOCABULARY]:
+        assert isinstance(tokens, int)
+        fixed = limits.fixed_bytes(tokens) + len(str(tokens))
+        parts = [zip(allowed[name], weigh(name, allowed[name], tokens), strict=True) for name in together]
+        for joint in product(*parts):
+            rates = [rate for rate, _ in joint]
+            options[-1].append((tokens, *rates))
+            worth = value(VOCABULARY, tokens) + sum(
+                value(name, rate) for name, rate in zip(together, rates, strict=True)
+            )
+            groups[-1].append(Item(fixed + sum(size_bytes for _, size_bytes in joint), worth))
+    return names, options, groups
+
+
+class _Scale:
+    """What options weigh in tensors, header and plan; layers with the same options and names as long weigh the same."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: dict[tuple[str, int, int, int], list[int]] = {}
+
+    def __call__(self, name: str, options: tuple[Option, ...], vocabulary: int = 0) -> list[int]:
+        kind = name.rsplit(".", 1)[-1] + name.split(".", 1)[0]
+        key = (kind, len(name), id(options), vocabulary)
+        if key not in self._known:
+            self._known[key] = [self._one(name, option, vocabulary) for option in options]
+        return self._known[key]
+
+    def _one(self, name: str, option: Option, vocabulary: int) -> int:
+        assert not isinstance(option, int)
+        tensor = option_bytes(self._limits.layout, name, option, vocabulary)
+        header = header_entry_bytes(name, tensor, self._limits.size_range.bound_bytes) if tensor else 0
+        return tensor + header + plan_entry_bytes(option)
+
+
+def _constant_bytes(limits: Limits) -> int:
+    """What every plan weighs beside its options: last norms, the header's frame, the rest of the JSON."""
+    plan = smallest_plan(limits)
+    entries = [
+        len(str(option)) if isinstance(option, int) else plan_entry_bytes(option)
+        for option in choices_of(limits.layout, plan).values()
+    ]
+    norms = 2 * limits.layout.final_norms
+    frame = header_entry_bytes("norms", norms, limits.size_range.bound_bytes) + HEADER_FRAME_BYTES
+    return norms + frame + len(plan.to_json().encode()) - sum(entries)
