@@ -9,17 +9,21 @@ leads to a part of one of them, and the first in rank of all merges stays the fi
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
 from space.layout import Layout
 
-_LADDER = 12
+# Shares of the counted text whose tokens may go: spelling costs, so that few go far.
+_LEFT_OUT = (0.16, 0.08, 0.04, 0.02, 0.01, 0.005)
+_STEPS_BEYOND_SEEN = 3
 _TOKENIZER = "tokenizer.json"
 # Keys of configurations that hold token ids, or lists of them.
 _ID_KEYS = ("_token_id", "_token_index", "_token_ids", "suppress_tokens")
@@ -45,8 +49,17 @@ class Vocabulary:
         return max([self.least, *(rank + 1 for rank, count in enumerate(self.counted) if count)])
 
     def sizes(self) -> tuple[int, ...]:
-        """Sizes to search, ascending: from `least` to all in equal ratios, and the number of tokens seen."""
-        return tuple(sorted({*ladder(self.least, self.rows), self.seen}))
+        """Sizes to search, ascending.
+
+        Without counts from `least` to all in equal ratios. With them the least, the fewest that leave out no more of
+        the counted text than each of `_LEFT_OUT`, the tokens seen, and from there to all in equal ratios.
+        """
+        if not any(self.counted):
+            return ladder(self.least, self.rows)
+        covered = list(accumulate(self.counted))
+        fewest = [bisect_left(covered, (1 - share) * covered[-1]) + 1 for share in _LEFT_OUT]
+        between = ladder(self.seen, self.rows, _STEPS_BEYOND_SEEN)
+        return tuple(sorted({self.least, *(max(self.least, size) for size in fewest), *between}))
 
     def coverage(self, size: int) -> float:
         """The share of counted tokens that are among the first `size`."""
@@ -105,10 +118,10 @@ class Vocabulary:
         )
 
 
-def ladder(least: int, most: int) -> tuple[int, ...]:
+def ladder(least: int, most: int, steps: int = 12) -> tuple[int, ...]:
     """Whole numbers in equal ratios, ascending, both ends among them."""
-    steps = {round(least * (most / least) ** (step / _LADDER)) for step in range(_LADDER + 1)}
-    return tuple(sorted({*steps, least, most}))
+    between = {round(least * (most / least) ** (step / steps)) for step in range(steps + 1)}
+    return tuple(sorted({*between, least, most}))
 
 
 class _Merges:
