@@ -1,7 +1,7 @@
 """The exact allocator: one option of every group, the largest total value, bytes bounded above and below.
 
-A multiple-choice knapsack (Sinha and Zoltners 1979), solved by HiGHS through `scipy.optimize.milp`; where an optimality
-gap is allowed, by Lagrangian relaxation first (Fisher 1981), whose dual value proves the gap.
+A multiple-choice knapsack (Sinha and Zoltners 1979). Lagrangian relaxation (Fisher 1981) comes first: its dual value
+proves how good its choice is, and where that is not good enough, which items are left for HiGHS (`scipy.optimize.milp`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from space.limits import Limits, allowed_options, option_bytes, smallest_plan
 from space.plan import Plan, Sublayer
 from space.size import HEADER_FRAME_BYTES, header_entry_bytes, plan_entry_bytes
 
-_BISECTIONS = 60
+_BISECTIONS = 100
 # Bytes are scaled so that the bound is at most this: HiGHS allows rows to be violated by 1e-6.
 _LARGEST_ROW = 1e4
 
@@ -58,11 +58,13 @@ def allocate(groups: Groups, most_bytes: int, least_bytes: int = 0, *, gap: floa
 
     Deterministic. With `gap` above 0 any choice may be returned whose relative gap is proven to be at most that.
     """
-    if gap > 0:
-        quick = _lagrangian(groups, most_bytes, least_bytes)
-        if quick is not None and quick.gap <= gap:
-            return quick
-    found = _exact(groups, [_undominated(group) for group in groups], most_bytes, 0, gap)
+    relaxed = _lagrangian(groups, most_bytes, least_bytes)
+    if relaxed.found is not None and relaxed.found.gap <= gap:
+        return relaxed.found
+    kept = [_undominated(group) for group in groups]
+    if relaxed.found is not None:
+        kept = _promising(groups, kept, relaxed)
+    found = _exact(groups, kept, most_bytes, 0, gap)
     if found is None or found.size_bytes >= least_bytes:
         return found
     # The best choice leaves too many bytes: items that are worse and larger may be needed.
@@ -131,8 +133,34 @@ def _chosen(x: NDArray[np.float64], index: Sequence[tuple[int, int]], groups: in
     return tuple(i for _, i in best)
 
 
-def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> Allocation | None:
-    """Bisects the price of a byte, then spends what is left greedily; None where that finds nothing inside."""
+@dataclass(frozen=True)
+class _Relaxed:
+    """A choice inside the bounds, if one was found, and the price of a byte whose dual value is `value_bound`."""
+
+    found: Allocation | None
+    price: float
+    value_bound: float
+
+
+def _promising(groups: Groups, kept: Sequence[Sequence[int]], relaxed: _Relaxed) -> list[list[int]]:
+    """The items that a choice better than the one found can hold.
+
+    At the price, a choice with an item is worth at most the dual value less what the item falls short of its group's
+    best (reduced cost fixing; Sinha and Zoltners 1979).
+    """
+    assert relaxed.found is not None
+    slack = relaxed.value_bound - relaxed.found.value
+    slack += 1e-9 * max(1.0, abs(relaxed.value_bound))
+    remaining = []
+    for group, indices, chosen in zip(groups, kept, relaxed.found.chosen, strict=True):
+        rewards = {i: group[i].value - relaxed.price * group[i].size_bytes for i in {*indices, chosen}}
+        best = max(item.value - relaxed.price * item.size_bytes for item in group)
+        remaining.append(sorted(i for i, reward in rewards.items() if best - reward <= slack or i == chosen))
+    return remaining
+
+
+def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> _Relaxed:
+    """Bisects the price of a byte, then spends what is left greedily."""
     widest = max(map(len, groups))
     sizes = np.zeros((len(groups), widest))
     values = np.full((len(groups), widest), -np.inf)
@@ -140,47 +168,41 @@ def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> Allocation
         sizes[g, : len(group)] = [item.size_bytes for item in group]
         values[g, : len(group)] = [item.value for item in group]
     rows = np.arange(len(groups))
-
-    def at(price: float) -> tuple[NDArray[np.int64], float]:
-        """The best choice at a price, and the dual bound it proves."""
-        rewards = values - price * sizes
-        chosen = rewards.argmax(1)
-        return chosen, float(rewards[rows, chosen].sum() + price * most_bytes)
-
-    def total(chosen: NDArray[np.int64]) -> float:
-        return float(sizes[rows, chosen].sum())
-
-    free, value_bound = at(0.0)
-    best = free if total(free) <= most_bytes else None
     low, high = 0.0, 1e-12
-    while best is None and high < 1e12:
-        chosen, bound = at(high)
-        value_bound = min(value_bound, bound)
-        if total(chosen) <= most_bytes:
-            best = chosen
-        else:
+    chosen, bound = _at_price(0.0, sizes, values, most_bytes)
+    price, value_bound = 0.0, bound
+    inside = chosen if sizes[rows, chosen].sum() <= most_bytes else None
+    free = inside is not None
+    for _ in range(0 if free else _BISECTIONS):
+        # the price grows tenfold until its choice fits, then it is bisected
+        middle = high if inside is None else (low + high) / 2
+        chosen, bound = _at_price(middle, sizes, values, most_bytes)
+        if bound < value_bound:
+            price, value_bound = middle, bound
+        if sizes[rows, chosen].sum() <= most_bytes:
+            inside, high = chosen, middle
+        elif inside is None:
             low, high = high, high * 10
-    if best is None:
-        return None
-    for _ in range(_BISECTIONS if low < high and best is not free else 0):
-        middle = (low + high) / 2
-        chosen, bound = at(middle)
-        value_bound = min(value_bound, bound)
-        if total(chosen) <= most_bytes:
-            best, high = chosen, middle
         else:
             low = middle
-    best = _spend(best, sizes, values, most_bytes)
-    picked = tuple(int(i) for i in best)
-    if any(item.needed for group in groups for item in group) and not any(
-        groups[g][i].needed for g, i in enumerate(picked)
-    ):
-        return None
-    size_bytes = sum(groups[g][i].size_bytes for g, i in enumerate(picked))
-    if size_bytes < least_bytes:
-        return None
-    value = sum(groups[g][i].value for g, i in enumerate(picked))
-    return Allocation(picked, size_bytes, value, max(value, value_bound))
+    if inside is None:
+        return _Relaxed(None, price, value_bound)
+    picked = tuple(int(i) for i in _spend(inside, sizes, values, most_bytes))
+    items = [groups[g][i] for g, i in enumerate(picked)]
+    size_bytes, value = sum(item.size_bytes for item in items), sum(item.value for item in items)
+    must = any(item.needed for group in groups for item in group)
+    if size_bytes < least_bytes or (must and not any(item.needed for item in items)):
+        return _Relaxed(None, price, value_bound)
+    return _Relaxed(Allocation(picked, size_bytes, value, max(value, value_bound)), price, value_bound)
+
+
+def _at_price(
+    price: float, sizes: NDArray[np.float64], values: NDArray[np.float64], most_bytes: int
+) -> tuple[NDArray[np.int64], float]:
+    """The best choice where a byte costs `price`, and the bound on any choice's value that it proves."""
+    rewards = values - price * sizes
+    chosen = rewards.argmax(1)
+    return chosen, float(rewards[np.arange(len(chosen)), chosen].sum() + price * most_bytes)
 
 
 def _spend(

@@ -16,7 +16,7 @@ from space.plan import RATES, Packed, Plan, uniform_plan
 from space.size import part_bytes, plan_parameters, plan_size, units
 
 # Proven gap of the plans shown.
-GAP = 1e-3
+GAP = 1e-4
 # What could be left alone, and what is said where a range leaves no room for it. Of each list the first that holds is
 # said: those behind it follow from it.
 _LEFT_ALONE = (

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 
-from space.choices import VOCABULARY, Option, whole_size
+from space.choices import PARTS, VOCABULARY, Option, whole_size
 from space.layout import Layout, Tower
 from space.plan import Packed, Sublayer
 
@@ -50,6 +50,7 @@ def prior_loss(layout: Layout, coverage: Coverage | None = None) -> Callable[[st
     covered = coverage or zipf_coverage(layout.vocabulary)
     towers = {tower.name: tower for tower in layout.towers}
     unit = layout.decoder.parameters / layout.decoder.layers
+    weights = {(tower.name, part): _size_weight(tower, part, unit) for tower in layout.towers for part in PARTS}
 
     @cache
     def loss(name: str, option: Option) -> float:
@@ -61,11 +62,15 @@ def prior_loss(layout: Layout, coverage: Coverage | None = None) -> Callable[[st
         assert isinstance(option, Sublayer)
         tower_name, index, part = name.split(".")
         tower = towers[tower_name]
-        linears = tower.attention(tower.kv_heads) if part == "attention" else tower.feed_forward(tower.ffn)
-        size = math.sqrt(sum(linear.parameters for linear in linears) / unit)
-        return size * _depth_weight(tower, int(index)) * _SUBLAYER_WEIGHT[part] * _distortion(tower, part, option)
+        return weights[tower_name, part] * _depth_weight(tower, int(index)) * _distortion(tower, part, option)
 
     return loss
+
+
+def _size_weight(tower: Tower, part: str, unit: float) -> float:
+    """Grows with the root of a sublayer's parameters, counted in `unit`s."""
+    linears = tower.attention(tower.kv_heads) if part == "attention" else tower.feed_forward(tower.ffn)
+    return _SUBLAYER_WEIGHT[part] * math.sqrt(sum(linear.parameters for linear in linears) / unit)
 
 
 def _distortion(tower: Tower, part: str, option: Sublayer) -> float:
