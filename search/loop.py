@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.baselines import baselines
+from search.baselines import Start
 from search.samplers import trial_seed
 from search.workbench import Workbench
-from space.genes import HEAL_STEPS, decode, distributions, encode
+from space.genes import decode, distributions, encode
 from space.layout import Layout
 from space.limits import Limits
 from space.plan import Plan
@@ -23,15 +23,18 @@ from space.plan import Plan
 SURVIVAL = (1 / 3, 1 / 6)
 # Until a rung has seen this many trials, all go on.
 _FIRST_TRIALS = 6
+# Attributes of trials that every rung is run for.
+_START_KINDS = ("baseline", "allocator")
 # A trial that is found running after so many attempts has failed.
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What all trials of a study share: limits, seed, and the signature of their scores."""
+    """What all trials of a study share: limits, plans to start with, seed, and the signature of their scores."""
 
     limits: Limits
+    starts: Sequence[Start]
     seed: int
     signature: str
 
@@ -40,7 +43,7 @@ def run_trials(
     study: optuna.Study, workbench: Workbench, terms: Terms, total: int, on_trial: Callable[[FrozenTrial], None]
 ) -> None:
     """Goes on until `total` trials have ended; trials a killed driver left running come first, with the same plan."""
-    _enqueue_baselines(study, terms.limits, total)
+    _enqueue_starts(study, terms, total)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         trial = optuna.Trial(study, left._trial_id)
         if left.user_attrs.get("attempts", 0) < _ATTEMPTS:
@@ -68,17 +71,16 @@ def _ended(study: optuna.Study) -> int:
     return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
-def _enqueue_baselines(study: optuna.Study, limits: Limits, total: int) -> None:
+def _enqueue_starts(study: optuna.Study, terms: Terms, total: int) -> None:
     """The simple plans are the first trials, so that the winner never loses to them unseen.
 
     Those an earlier run had no room for, or was killed before, come now.
     """
     trials = study.get_trials(deepcopy=False)
-    known = {trial.user_attrs.get("baseline") for trial in trials}
-    named = baselines(limits, max(HEAL_STEPS))
-    missing = [(name, plan) for name, plan in named if name not in known]
-    for name, plan in missing[: max(0, total - len(trials))]:
-        study.enqueue_trial(encode(plan, limits.layout), user_attrs={"baseline": name})
+    known = {(kind, trial.user_attrs.get(kind)) for trial in trials for kind in _START_KINDS}
+    missing = [start for start in terms.starts if (start.kind, start.name) not in known]
+    for start in missing[: max(0, total - len(trials))]:
+        study.enqueue_trial(encode(start.plan, terms.limits.layout), user_attrs={start.kind: start.name})
 
 
 def _run(
@@ -93,11 +95,11 @@ def _run(
     size_bytes = terms.limits.bytes_of(plan)
     assert terms.limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)
-    baseline = "baseline" in trial.user_attrs
+    start = any(kind in trial.user_attrs for kind in _START_KINDS)
     earlier = _rung_scores(study)
 
     def promote(rung: int, divergence: float) -> bool:
-        return baseline or promising(divergence, earlier[rung], SURVIVAL[rung])
+        return start or promising(divergence, earlier[rung], SURVIVAL[rung])
 
     evaluation = workbench.evaluate(plan, seed, promote)
     trial.set_user_attr("divergences", list(evaluation.divergences))

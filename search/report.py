@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from space.bins import UNITS, Units, format_bytes
+from space.bins import UNITS, Units, bin_of, format_bytes
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -37,8 +37,13 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"trials: {trials['complete']} complete, {trials['pruned']} stopped early, {trials['failed']} failed, "
         f"{summary['out_of_bin_trials']} outside of the range; {summary['seconds'] / 60:.1f} minutes"
     )
-    if champion:
-        console.print(f"champion: {champion['path']}", soft_wrap=True)
+    if not champion:
+        return
+    console.print(f"champion: {champion['path']}", soft_wrap=True)
+    other = Units(binary=not UNITS[summary["units"]].binary)
+    there = bin_of(champion["bytes_on_disk"], source["bytes"], other)
+    if summary["bin"] not in (None, there):
+        console.print(f"counted in {other} units the champion is in {_bin(there)}")
 
 
 def _add(table: Table, name: str, size_bytes: int, parameters: int, scores: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from compress.heal import HealSettings
 from corpora.roles import open_corpus
 from models.loading import Source, load_source
 from models.reference import resolve_model
+from search.baselines import starts
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
 from search.samplers import RepairingSampler, sampler_named
@@ -26,6 +27,7 @@ from search.study import driver_lock, open_study, storage_errors
 from search.workbench import SIGNATURE, Workbench, counted, make_workbench
 from space import VERSION
 from space.bins import format_bytes
+from space.genes import HEAL_STEPS
 from space.limits import Limits
 from space.pins import read_pins
 
@@ -88,7 +90,8 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
 
 
 def _search(job: Job) -> None:
-    terms = Terms(job.limits, job.settings.seed, job.signature)
+    first = starts(job.limits, job.source.vocabulary.coverage, max(HEAL_STEPS))
+    terms = Terms(job.limits, first, job.settings.seed, job.signature)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with _progress(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
@@ -153,6 +156,7 @@ def _summary(
         "study": job.settings.study,
         "bin": job.settings.bin,
         "range": job.limits.size_range.name,
+        "units": str(job.limits.size_range.units),
         "least_bytes": job.limits.size_range.least_bytes,
         "bound_bytes": job.limits.size_range.bound_bytes,
         "trials": states,

@@ -1,7 +1,8 @@
 """The exact allocator: one option of every group, the largest total value, bytes bounded above and below.
 
 A multiple-choice knapsack (Sinha and Zoltners 1979). Lagrangian relaxation (Fisher 1981) comes first: its dual value
-proves how good its choice is, and where that is not good enough, which items are left for HiGHS (`scipy.optimize.milp`).
+proves how good its choice is, and where that is not good enough, which items are left for HiGHS, through
+`scipy.optimize.milp`.
 """
 
 from __future__ import annotations
