@@ -48,7 +48,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 def _add(table: Table, name: str, size_bytes: int, parameters: int, scores: dict[str, Any]) -> None:
     cells = [f"{direction['bleu']:.1f} / {direction['chrf']:.1f}" for direction in scores.values()]
-    table.add_row(name, f"{size_bytes:,} ({format_bytes(size_bytes)})", f"{parameters:,}", *cells)
+    table.add_row(name, f"{size_bytes:,}", f"{parameters:,}", *cells)
 
 
 def print_size(size: dict[str, Any], console: Console) -> None:
