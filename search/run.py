@@ -18,6 +18,7 @@ from compress.heal import HealSettings
 from corpora.roles import open_corpus
 from models.loading import Source, load_source
 from models.reference import resolve_model
+from models.vocabulary import with_vocabulary
 from search.baselines import starts
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
@@ -55,9 +56,9 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     make_inner = sampler_named(settings.sampler)
     folder = resolve_model(settings.model)
     source = load_source(folder)
-    size_range, pins = settings.size_range(source.layout), read_pins(settings.pins, source.layout)
-    # Asks whether anything fits before a study, or the data, is touched.
-    Limits(source.layout, size_range, source.fixed_bytes, pins).check()
+    size_range, layout = settings.size_range(source.layout), with_vocabulary(source.layout, source.vocabulary)
+    # Asks whether anything could fit before the data is read; what the prompts need of the vocabulary is added then.
+    Limits(layout, size_range, source.fixed_bytes, read_pins(settings.pins, layout)).check()
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
     source = counted(source, corpus, settings.languages)
     limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(settings.pins, source.layout))

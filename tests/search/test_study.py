@@ -27,7 +27,10 @@ from corpora.roles import BUNDLED, open_corpus
 from models.loading import load_source
 from search.loop import promising
 from search.workbench import by_turns, counted, make_workbench
+from space.bins import max_size_range
 from space.genes import decode
+from space.limits import Limits, smallest_plan
+from space.pins import read_pins
 from space.plan import plan_from_json
 from tests.tiny import write_tiny
 
@@ -345,6 +348,21 @@ def test_unreadable_data_and_a_model_without_weights_are_one_line(
     assert launch.main(["--bin", "2", "--model", str(tmp_path / "model")]) == 2
     assert "no safetensors weights" in capsys.readouterr().err
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_size_that_only_a_trimmed_vocabulary_fits_is_searched(
+    model: Path, words: list[str], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = counted(load_source(model), open_corpus(corpus), ("de", "zh"))
+    whole = Limits(
+        source.layout, max_size_range("1MB"), source.fixed_bytes, read_pins(["vocabulary:whole"], source.layout)
+    )
+    size = f"{whole.bytes_of(smallest_plan(whole))}B"
+    assert launch.main(["--max-size", size, "--study", "small", *words[2:], "--trials", "2", "--heal-steps", "0"]) == 0
+    summary = summary_of(tmp_path / "studies" / "small")
+    assert summary["champion"]["bytes_on_disk"] < summary["bound_bytes"]
+    assert plan_from_json((tmp_path / summary["champion"]["path"] / "plan.json").read_text()).vocabulary < 331
 
 
 def test_the_bank_is_made_of_calibrate_and_proxy_alone(model: Path, corpus: Path) -> None:
