@@ -181,7 +181,10 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
     size.add_argument("--max-size", metavar="SIZE", help="instead of a bin: 900kB, 1.5GB, 300MiB; not reached")
     search.add_argument("--trials", type=int, default=200, help="trials in all, earlier runs included (%(default)s)")
-    search.add_argument("--model", help="folder or hub id of a Qwen2-Audio; default: the bundled 1:1000 model")
+    search.add_argument(
+        "--model",
+        help="folder or hub id of a Qwen2-Audio, or of a reading Llama, Mistral or Qwen2; default: the bundled model",
+    )
     search.add_argument("--study", help="name of the study; default: after the bin")
     search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
     search.add_argument("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} (%(default)s)")

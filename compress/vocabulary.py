@@ -1,6 +1,6 @@
 """Lessons for a trimmed vocabulary: the same texts in the tokens that stay, and the source's predictions over them.
 
-A token that goes is spelt by the pieces it was merged from. Where the source predicted it, its probability belongs to
+A token that goes is spelt by what stays. Where the source predicted it, its probability belongs to
 its first piece: that is the distribution of the next piece under the source. Within a spelt token the next piece is
 certain.
 """
@@ -35,14 +35,15 @@ class Curriculum:
             return self.lessons
         if size not in self._trimmed:
             pieces = self.vocabulary.pieces(size)
-            first = torch.tensor([piece[0] if piece else 0 for piece in pieces])
+            first = torch.tensor([piece[0] if piece else size for piece in pieces])
             self._trimmed[size] = [_trimmed(lesson, pieces, first, size) for lesson in self.lessons]
         return self._trimmed[size]
 
 
 def _trimmed(lesson: Lesson, pieces: Sequence[tuple[int, ...]], first: Tensor, size: int) -> Lesson:
     spelt = [pieces[token] for token in lesson.row.target]
-    projected = torch.zeros(len(spelt), size).index_add_(1, first, lesson.teacher.exp())
+    # one column more for rows that stand for no token
+    projected = torch.zeros(len(spelt), size + 1).index_add_(1, first, lesson.teacher.exp())[:, :size]
     projected = projected.clamp_min(torch.tensor(_NEVER).exp()).log()
     rows = []
     for prediction, parts in zip(projected, spelt, strict=True):

@@ -100,7 +100,7 @@ def _of_file(path: Path, name: str) -> Anatomy:
     return Anatomy(name, layout, None, layout.vocabulary, remark="; ".join(filter(None, [remark, _WHOLE])))
 
 
-_WHOLE = "no tokenizer at hand: the vocabulary stays whole"
+_WHOLE = "no tokenizer at hand: the vocabulary stays whole, tokenizer files estimated"
 
 
 def _assumed(layout: Layout) -> str:

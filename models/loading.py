@@ -135,6 +135,8 @@ def check_tokenizer(processor: Any, model: PreTrainedModel, folder: Path) -> Non
     wrong = audio is not None and (
         processor.tokenizer.convert_tokens_to_ids(audio) != model.config.audio_token_index  # of Qwen2-Audio
     )
+    if processor.tokenizer.eos_token_id is None:
+        raise UserError(f"{folder}: the tokenizer has no end token; name one as eos_token in tokenizer_config.json")
     if wrong or len(processor.tokenizer) > decoder(model).embed_tokens.num_embeddings:
         raise UserError(f"{folder}: the tokenizer is not the one of config.json; copy the folder again")
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
+from space.errors import UserError
 from space.layout import Layout
 
 # Shares of the counted text whose tokens may go: spelling costs, so that few go far.
@@ -82,20 +83,16 @@ class Vocabulary:
         return sum(map(len, self.fixed_files(size).values()))
 
     def pieces(self, size: int) -> list[tuple[int, ...]]:
-        """For every row of the source the new ids of its token: one if it stays, else the parts it is merged from.
+        """For every row of the source the new ids of its token: one if it stays, else its spelling.
 
-        Rows that stand for no token have none unless they stay.
+        A token is spelt as byte-pair encoding spells it alone with the merges that stay; within a longer word the
+        trimmed tokenizer may cut elsewhere. Rows that stand for no token have no pieces unless they stay.
         """
         new = {old: place for place, old in enumerate(self.kept(size))}
-        found: dict[int, tuple[int, ...]] = {old: (place,) for old, place in new.items()}
-
-        def split(token: int) -> tuple[int, ...]:
-            if token not in found:
-                parts = self._merges.first.get(token, ())
-                found[token] = tuple(piece for part in parts for piece in split(part))
-            return found[token]
-
-        return [split(row) for row in range(self.rows)]
+        return [
+            (new[row],) if row in new else tuple(new[part] for part in self._merges.spelt(row, new))
+            for row in range(self.rows)
+        ]
 
     @cached_property
     def _merges(self) -> _Merges:
@@ -129,11 +126,34 @@ class _Merges:
 
     def __init__(self, tokenizer: Mapping[str, Any]) -> None:
         model = tokenizer.get("model", {})
-        ids: Mapping[str, int] = model.get("vocab", {}) if model.get("type") == "BPE" else {}
+        self._ids: Mapping[str, int] = model.get("vocab", {}) if model.get("type") == "BPE" else {}
+        self._texts = {place: token for token, place in self._ids.items()}
+        self._ranks: dict[tuple[int, int], tuple[int, int]] = {}
         self.all: dict[int, list[tuple[int, int]]] = {}
-        for left, right in map(_pair, model.get("merges", []) if ids else []):
-            self.all.setdefault(ids[left + right], []).append((ids[left], ids[right]))
-        self.first = {token: pairs[0] for token, pairs in self.all.items()}
+        for rank, (left, right) in enumerate(map(_pair, model.get("merges", []) if self._ids else [])):
+            pair, result = (self._ids[left], self._ids[right]), self._ids[left + right]
+            self._ranks.setdefault(pair, (rank, result))
+            self.all.setdefault(result, []).append(pair)
+
+    def spelt(self, token: int, kept: Mapping[int, int]) -> list[int]:
+        """The kept tokens that spell a token: its characters, or their bytes, merged by rank while all parts stay."""
+        parts: list[int] = []
+        for character in self._texts.get(token, ""):
+            whole = self._ids.get(character)
+            if whole is not None and whole in kept:
+                parts.append(whole)
+            else:
+                parts += [self._ids[name] for byte in character.encode() if (name := f"<0x{byte:02X}>") in self._ids]
+        while True:
+            found = [
+                (*self._ranks[pair], place)
+                for place, pair in enumerate(pairwise(parts))
+                if pair in self._ranks and self._ranks[pair][1] in kept
+            ]
+            if not found:
+                return parts
+            _, result, place = min(found, key=lambda one: (one[0], one[2]))
+            parts[place : place + 2] = [result]
 
     def closed(self, order: Iterable[int]) -> list[int]:
         """The tokens in their order, each once, and before each the tokens any of its merges needs."""
@@ -159,7 +179,8 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
 def read_vocabulary(rows: int, files: Mapping[str, bytes]) -> Vocabulary:
     """The tokens of a model with `rows` rows in its tables, before any text is counted: ranked by id.
 
-    A tokenizer that is no byte-pair encoding over bytes, or has no tokenizer.json, cannot be trimmed.
+    A tokenizer that is no byte-pair encoding over bytes, or has no tokenizer.json, cannot be trimmed. Raises UserError
+    where the tokenizer has tokens beyond the tables.
     """
     whole = Vocabulary(rows, files, tuple(range(rows)), rows)
     if _TOKENIZER not in files:
@@ -168,16 +189,27 @@ def read_vocabulary(rows: int, files: Mapping[str, bytes]) -> Vocabulary:
     alphabet = _bytes_of(tokenizer)
     if not alphabet:
         return whole
-    named = {token["id"] for token in tokenizer["added_tokens"]}
-    for name in ("config.json", "generation_config.json"):
-        named |= set(_ids(json.loads(files.get(name, b"{}"))))
     ids = tokenizer["model"]["vocab"]
+    beyond = [token for token, place in ids.items() if place >= rows]
+    if beyond:
+        raise UserError(
+            f"tokenizer.json has {len(beyond)} tokens such as {beyond[0]!r} beyond the {rows} of config.json"
+        )
+    named = {place for place in _named(tokenizer, files) if 0 <= place < rows}
     others = {tokenizer["model"].get("unk_token"), "\u2581"}
     must = sorted({*(ids[token] for token in alphabet), *(ids[token] for token in others if token in ids), *named})
-    merges = whole._merges
-    tokens = sorted({*ids.values(), *named})
-    ranking = merges.closed([*(token for token in must if token < rows), *tokens, *range(rows)])
-    return Vocabulary(rows, files, tuple(ranking), len(merges.closed(token for token in must if token < rows)))
+    least = whole._merges.closed(must)
+    ranking = whole._merges.closed([*least, *sorted(ids.values()), *range(rows)])
+    return Vocabulary(rows, files, tuple(ranking), len(least))
+
+
+def _named(tokenizer: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[int]:
+    """Every id that a tokenizer adds or a configuration names."""
+    yield from (token["id"] for token in tokenizer["added_tokens"])
+    for name in ("config.json", "generation_config.json"):
+        yield from _ids(json.loads(files.get(name, b"{}")))
+    yield from json.loads(files.get("added_tokens.json", b"{}")).values()
+    yield from map(int, json.loads(files.get("tokenizer_config.json", b"{}")).get("added_tokens_decoder", {}))
 
 
 def _bytes_of(tokenizer: Mapping[str, Any]) -> list[str]:
@@ -218,12 +250,14 @@ def _renumbered(name: str, data: bytes, new: Mapping[int, int]) -> bytes:
     elif name in ("config.json", "generation_config.json"):
         content = _with_ids(json.loads(data), new)
     elif name == "added_tokens.json":
-        content = {token: new[old] for token, old in json.loads(data).items()}
+        content = {token: new[old] for token, old in json.loads(data).items() if old in new}
     elif name == "tokenizer_config.json":
         content = json.loads(data)
         if "added_tokens_decoder" in content:
             decoded = content["added_tokens_decoder"]
-            content["added_tokens_decoder"] = {str(new[int(old)]): token for old, token in decoded.items()}
+            content["added_tokens_decoder"] = {
+                str(new[int(old)]): token for old, token in decoded.items() if int(old) in new
+            }
     else:
         return data
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
@@ -239,7 +273,7 @@ def _trimmed_tokenizer(tokenizer: dict[str, Any], new: Mapping[int, int]) -> dic
     model["merges"] = [
         merge for merge in model["merges"] if all(ids[part] in new for part in (*_pair(merge), "".join(_pair(merge))))
     ]
-    added = [{**token, "id": new[token["id"]]} for token in tokenizer["added_tokens"]]
+    added = [{**token, "id": new[token["id"]]} for token in tokenizer["added_tokens"] if token["id"] in new]
     return {
         **tokenizer,
         "added_tokens": added,

@@ -53,7 +53,6 @@ def plan_ranges(settings: PlanSettings) -> dict[str, Any]:
     check_directions(settings.directions)
     anatomy = find_anatomy(settings.model)
     ranges = settings.ranges(anatomy.layout)
-    read_pins(settings.pins, anatomy.layout)
     layout, fixed_bytes, coverage = _tokens(anatomy, settings)
     pins = read_pins(settings.pins, layout)
     loss = prior_loss(layout, coverage)
@@ -83,6 +82,8 @@ def _tokens(anatomy: Anatomy, settings: PlanSettings) -> tuple[Layout, FixedByte
     """The layout with vocabulary sizes, what files weigh at each, and how much text each covers, if counted."""
     layout, vocabulary = anatomy.layout, anatomy.vocabulary
     if vocabulary is None or anatomy.folder is None:
+        if settings.data is not None:
+            raise UserError(f"--data {settings.data}: tokens are counted with a tokenizer; give the model's folder")
         sizes = ladder(anatomy.least_vocabulary, layout.vocabulary)
         return replace(layout, vocabulary_sizes=sizes), lambda tokens: _OTHER_FILES + _BYTES_A_TOKEN * tokens, None
     data = settings.data or (BUNDLED_CORPUS if settings.model is None else None)

@@ -93,7 +93,7 @@ def print_plans(plans: dict[str, Any], console: Console) -> None:
     console.print(table)
     for one in plans["ranges"]:
         if "impossible" in one:
-            console.print(f"{one['range']}: {escape(one['impossible'])}", soft_wrap=True)
+            console.print(escape(one["impossible"]), soft_wrap=True)
         for need in one.get("necessary", ()):
             console.print(f"{one['range']}: {need['what'].format(least=size(need['bytes']))}", soft_wrap=True)
         if "plan" in one:

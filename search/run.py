@@ -28,6 +28,7 @@ from search.study import driver_lock, open_study, storage_errors
 from search.workbench import SIGNATURE, Workbench, counted, make_workbench
 from space import VERSION
 from space.bins import format_bytes
+from space.choices import VOCABULARY
 from space.genes import HEAL_STEPS
 from space.limits import Limits
 from space.pins import read_pins
@@ -57,8 +58,9 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     folder = resolve_model(settings.model)
     source = load_source(folder)
     size_range, layout = settings.size_range(source.layout), with_vocabulary(source.layout, source.vocabulary)
+    early = [pin for pin in settings.pins if not pin.lstrip().startswith(VOCABULARY)]
     # Asks whether anything could fit before the data is read; what the prompts need of the vocabulary is added then.
-    Limits(layout, size_range, source.fixed_bytes, read_pins(settings.pins, layout)).check()
+    Limits(layout, size_range, source.fixed_bytes, read_pins(early, layout)).check()
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
     source = counted(source, corpus, settings.languages)
     limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(settings.pins, source.layout))

@@ -96,9 +96,10 @@ def counted_vocabulary(vocabulary: Vocabulary, tokenizer: Any, corpus: Corpus, l
     needed = [token for prompt in prompts.values() for token in tokenizer(prompt.format(text="")).input_ids]
     ids: list[int] = []
     for example in corpus.examples("calibrate"):
-        read = [example.utterance] if isinstance(example.utterance, str) else []
-        for text in [*read, *(example.references[code] for code in languages)]:
-            ids += tokenizer(text, add_special_tokens=False).input_ids
+        text = example.utterance
+        read = [prompts[code].format(text=text) for code in languages] if isinstance(text, str) else []
+        for said in [*read, *(example.references[code] for code in languages)]:
+            ids += tokenizer(said, add_special_tokens=False).input_ids
     return vocabulary.counting(ids, needed)
 
 

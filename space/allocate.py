@@ -8,7 +8,7 @@ proves how good its choice is, and where that is not good enough, which items ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -66,8 +66,12 @@ def allocate(groups: Groups, most_bytes: int, least_bytes: int = 0, *, gap: floa
     if relaxed.found is not None:
         kept = _promising(groups, kept, relaxed)
     found = _exact(groups, kept, most_bytes, 0, gap)
-    if found is None or found.size_bytes >= least_bytes:
-        return found
+    if found is None:
+        return relaxed.found
+    if found.size_bytes >= least_bytes:
+        bound = min(found.value_bound, relaxed.value_bound)
+        better = max(filter(None, (found, relaxed.found)), key=lambda one: one.value)
+        return replace(better, value_bound=max(better.value, bound))
     # The best choice leaves too many bytes: items that are worse and larger may be needed.
     return _exact(groups, [list(range(len(group))) for group in groups], most_bytes, least_bytes, gap)
 
@@ -96,14 +100,16 @@ def _exact(
     ones = np.ones(len(items))
     picks = csr_array((ones, (group_of, np.arange(len(items)))), shape=(len(groups), len(items)))
     needed = np.array([item.needed for item in items], dtype=float)
+    # HiGHS stops within 1e-6 of the best, whatever the scale.
+    worth = _LARGEST_ROW / max(float(np.ptp(values)), 1e-300)
     constraints = [LinearConstraint(picks, 1, 1)]
     if needed.any():
         constraints.append(LinearConstraint(csr_array(needed[None]), 1, np.inf))
-    lower, upper = least_bytes, most_bytes
+    lower, upper, bound = least_bytes, most_bytes, float("inf")
     while lower <= upper:
         room = LinearConstraint(csr_array(sizes[None] / scale), lower / scale, upper / scale)
         result = milp(
-            -values,
+            -worth * (values - values.mean()),
             constraints=[*constraints, room],
             integrality=ones,
             bounds=Bounds(0, 1),
@@ -111,6 +117,9 @@ def _exact(
         )
         if result.x is None:
             return None
+        # Of the first answer: bounds made tighter prove nothing about the ones asked for.
+        if bound == float("inf"):
+            bound = (-float(result.mip_dual_bound) / worth) + len(groups) * float(values.mean())
         chosen = _chosen(result.x, index, len(groups))
         total = sum(groups[g][i].size_bytes for g, i in enumerate(chosen))
         # Within the solver's tolerance of the bounds, but outside of them: asked again with bounds as much tighter.
@@ -120,8 +129,7 @@ def _exact(
             lower += least_bytes - total
         else:
             value = sum(groups[g][i].value for g, i in enumerate(chosen))
-            dual = -result.mip_dual_bound if gap > 0 and result.mip_dual_bound is not None else value
-            return Allocation(chosen, total, value, max(value, float(dual)))
+            return Allocation(chosen, total, value, max(value, bound))
     return None
 
 
@@ -237,6 +245,11 @@ def allocate_plan(
     least = limits.size_range.least_bytes - constant
     while True:
         found = allocate(groups, most, max(0, least), gap=gap)
+        if found is None and limits.hold(smallest_plan(limits)):
+            # within the bytes that the header's offsets are counted too long
+            plan = smallest_plan(limits)
+            worth = sum(value(name, option) for name, option in choices_of(limits.layout, plan).items())
+            return replace(plan, heal_steps=heal_steps), Allocation((), limits.bytes_of(plan), worth, worth)
         if found is None:
             raise UserError(
                 f"{limits.size_range.name}: no plan falls between its bounds"

@@ -119,8 +119,8 @@ def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
         movable = list(knobs(chosen, layout))
         rng.shuffle(movable)
         for knob in movable:
-            option = knob.stepped(by)
-            if option is None or not limits.pins.allow(knob.name, option):
+            option = _allowed_step(knob, by, limits)
+            if option is None:
                 continue
             candidate = {**chosen, knob.name: option}
             moved = plan_of(layout, candidate, plan.heal_steps)
@@ -139,6 +139,15 @@ def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
         if not step(+1):
             raise AssertionError(f"{limits.size_range.name}: stuck under the lower bound, though something fits")
     return plan_of(layout, chosen, plan.heal_steps)
+
+
+def _allowed_step(knob: Knob, by: int, limits: Limits) -> Option | None:
+    """The option `by` levels away if the pins allow it; what comes back from nothing may take any rate they allow."""
+    option, now = knob.stepped(by), knob.options[knob.level]
+    candidates = [] if option is None else [option]
+    if isinstance(option, Sublayer) and isinstance(now, Sublayer) and not now.kept:
+        candidates = [replace(option, rate=rate) for rate in RATES]
+    return next((one for one in candidates if limits.pins.allow(knob.name, one)), None)
 
 
 def _pinned(plan: Plan, limits: Limits) -> Plan:

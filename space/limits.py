@@ -69,7 +69,9 @@ def allowed_options(limits: Limits) -> dict[str, tuple[Option, ...]]:
 
 
 def smallest_plan(limits: Limits) -> Plan:
-    """The fewest bytes the pins allow: tables at the cheapest rate, all that may go gone, one decoder head left.
+    """The fewest tensor bytes the pins allow: tables at the cheapest rate, all that may go gone, one decoder head left.
+
+    Another plan can be smaller by the digits in header and plan.json, a few bytes.
 
     Raises UserError where the pins leave the decoder no attention.
     """

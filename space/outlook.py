@@ -23,7 +23,7 @@ _LEFT_ALONE = (
     (
         (
             ("all:whole", "vocabulary:whole"),
-            "something must be pruned: whole at the fewest bits the model takes {least}",
+            "something must be pruned or trimmed: whole at the fewest bits the model takes {least}",
         ),
         (
             ("all:whole", "vocabulary:whole", "all:bits>=3"),

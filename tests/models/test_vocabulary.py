@@ -27,6 +27,7 @@ from models.vocabulary import Vocabulary, read_vocabulary
 from proxies.divergence import divergence
 from scoring.translate import translate
 from search.workbench import by_turns, counted, make_rows
+from space.errors import UserError
 from space.plan import RATES, uniform_plan
 
 SPECIAL = ["<s>", "</s>"]
@@ -149,13 +150,37 @@ def test_every_prefix_of_the_ranking_keeps_what_must_stay(whole: Tokenizer) -> N
     assert vocabulary.fixed_files(vocabulary.rows)["tokenizer.json"]
 
 
-def test_pieces_spell_the_token_they_stand_for() -> None:
-    tokenizer = FORMS["Qwen2"]
-    vocabulary = vocabulary_of(tokenizer)
-    size = vocabulary.least
-    smaller = trimmed(vocabulary, size)
-    for token, pieces in zip(range(tokenizer.get_vocab_size()), vocabulary.pieces(size), strict=False):
-        assert "".join(map(smaller.id_to_token, pieces)) == tokenizer.id_to_token(token)
+def test_pieces_are_what_the_trimmed_tokenizer_makes_of_a_token(whole: Tokenizer) -> None:
+    vocabulary = vocabulary_of(whole)
+    raw = json.loads(whole.to_str())
+    added = {token["id"] for token in raw["added_tokens"]}
+    for size in (vocabulary.least, vocabulary.sizes()[2]):
+        small = json.loads(vocabulary.fixed_files(size)["tokenizer.json"])
+        # the byte-pair encoding alone: nothing is normalised or cut into words before it
+        alone = Tokenizer.from_str(
+            json.dumps({**small, "normalizer": None, "pre_tokenizer": None, "post_processor": None})
+        )
+        pieces = vocabulary.pieces(size)
+        assert pieces[len(raw["model"]["vocab"]) :] == [()] * 7
+        for token, place in raw["model"]["vocab"].items():
+            if place not in added and not token.startswith("<0x"):
+                assert list(pieces[place]) == alone.encode(token).ids, token
+
+
+def test_ids_outside_of_the_tables_are_left_alone_or_refused() -> None:
+    tokenizer = byte_level(ignore_merges=False)
+    files = {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "config.json": b'{"pad_token_id": -1, "eos_token_id": 1, "bos_token_id": 99999}',
+        "added_tokens.json": b'{"[PAD]": 99999, "</s>": 1}',
+    }
+    vocabulary = read_vocabulary(tokenizer.get_vocab_size(), files)
+    assert sorted(vocabulary.ranking) == list(range(vocabulary.rows))
+    whole = {name: json.loads(data) for name, data in vocabulary.fixed_files(vocabulary.rows).items()}
+    assert whole["config.json"] == {"pad_token_id": -1, "eos_token_id": 1, "bos_token_id": 99999}
+    assert whole["added_tokens.json"] == {"</s>": 1}
+    with pytest.raises(UserError, match="beyond"):
+        read_vocabulary(tokenizer.get_vocab_size() - 1, files)
 
 
 def test_a_tokenizer_that_is_no_byte_pair_encoding_stays_whole() -> None:

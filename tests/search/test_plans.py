@@ -33,13 +33,13 @@ def test_every_bin_of_the_7b_model_has_a_plan_inside(capsys: pytest.CaptureFixtu
     assert fitting == [["2g128", "2g64", "2g32", "3g128", "3g64"], [], [], [], []]
     needs = [" ".join(need["what"] for need in one["necessary"]) for one in found["ranges"]]
     assert ["vocabulary must be trimmed" in words for words in needs] == [False] * 4 + [True]
-    assert ["something must be pruned" in words for words in needs] == [False] + [True] * 4
+    assert ["must be pruned or trimmed" in words for words in needs] == [False] + [True] * 4
 
 
 def test_the_table_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch.main(["plan", "--model", "qwen2-audio-7b", "--bin", "4"]) == 0
     printed = capsys.readouterr().out
-    for words in ("8,397,094,912 parameters", "bin 4", "decoder layers", "bytes: lm_head", "must be pruned"):
+    for words in ("8,397,094,912 parameters", "bin 4", "decoder layers", "bytes: lm_head", "must be pruned or trimmed"):
         assert words in printed
 
 
@@ -48,6 +48,8 @@ def test_pins_are_kept_and_impossible_ones_named(capsys: pytest.CaptureFixture[s
     pinned = plans(capsys, *seven, "--pin", "encoder:whole", "--pin", "lm_head:bits>=8")["ranges"][0]["plan"]
     assert pinned["towers"]["encoder"]["heads"] == 640
     assert pinned["rates"]["lm_head"] in ("8g64", "16")
+    few = plans(capsys, *seven, "--pin", "vocabulary:tokens<=6000")["ranges"][0]["plan"]
+    assert few["vocabulary"] <= 6000
     assert launch.main(["plan", *seven, "--pin", "decoder:whole"]) == 2
     error = capsys.readouterr().err
     assert "--pin decoder:whole" in error
@@ -85,6 +87,7 @@ def test_folders_are_planned_with_their_own_tokenizer(
         (["--model", "nothing at all"], "qwen2-audio-7b"),
         (["--pin", "decoder"], "--pin 'decoder'"),
         (["--data", "/no/such/data"], "/no/such/data"),
+        (["--data", "/no/such/data", "--model", "qwen2-audio-7b"], "counted with a tokenizer"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,8 @@ PINS = st.lists(
     st.sampled_from(
         [
             "decoder.first:keep",
+            "all:rate=2g64",
+            "decoder:bits>=3",
             "decoder:keep",
             "attention:bits>=4",
             "lm_head:bits>=4",
