@@ -6,15 +6,16 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from compress.units import UnitWeights, from_bytes, put, to_bytes
 from models.anatomy import carve, places
-from models.loading import Source, empty_model, read_layout
+from models.loading import Source, check_tokenizer, empty_model, load_processor, read_layout, tensor_shapes
 from space.errors import UserError
 from space.layout import Layout
 from space.plan import TABLES, Plan, plan_from_json
@@ -61,15 +62,14 @@ def read_plan(folder: Path) -> tuple[Layout, Plan]:
     layout = read_layout(folder)
     try:
         plan = plan_from_json((folder / PLAN).read_text())
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        found = tensor_shapes(folder / WEIGHTS)
     except UnicodeDecodeError as error:
         raise UserError(f"{folder}: {PLAN} is damaged ({error}); copy the checkpoint again") from error
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: {WEIGHTS} is not readable ({error}); copy the checkpoint again") from error
     _check_fits(folder, plan, layout)
     for unit in units(layout, plan):
-        if found.get(unit.name) != [unit_bytes(unit)]:
+        if found.get(unit.name) != (unit_bytes(unit),):
             raise UserError(f"{folder}: {unit.name} in {WEIGHTS} does not fit {PLAN}; copy the checkpoint again")
     return layout, plan
 
@@ -107,3 +107,11 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Plan]:
     for unit, place in zip(units(layout, plan), places(model, plan), strict=True):
         put(from_bytes(tensors[unit.name].numpy().tobytes(), unit, place), place)
     return model, plan
+
+
+def load_translator(folder: Path) -> tuple[PreTrainedModel, Any]:
+    """The model of a checkpoint and the processor stored with it. Raises UserError where either is not whole."""
+    model, _ = load_checkpoint(folder)
+    processor = load_processor(folder)
+    check_tokenizer(processor, model, folder)
+    return model, processor

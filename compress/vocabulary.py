@@ -27,7 +27,7 @@ class Curriculum:
 
     lessons: Sequence[Lesson]
     vocabulary: Vocabulary
-    _trimmed: dict[int, Sequence[Lesson]] = field(default_factory=dict, repr=False, compare=False)
+    _trimmed: dict[int, Sequence[Lesson]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, size: int) -> Sequence[Lesson]:
         """The lessons where `size` tokens stay, in the same order."""

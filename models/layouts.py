@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from models.loading import FIXED_FILES, fixed_files, layout_of_config, read_layout
-from models.reference import BUNDLED
+from models.loading import FIXED_FILES, fixed_files, layout_of_config, read_layout, tensor_shapes
+from models.reference import BUNDLED, download, is_hub_id
 from models.vocabulary import Vocabulary, read_vocabulary
 from space.errors import UserError, first_line
 from space.layout import Layout, layout_from_config
@@ -108,19 +107,13 @@ def _assumed(layout: Layout) -> str:
 
 
 def _of_hub(reference: str) -> Anatomy:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
+    if not is_hub_id(reference):
         raise UserError(
             f"--model {reference}: no such folder or file; give one, a hub id such as Qwen/Qwen2-Audio-7B, or "
             f"{' or '.join(NAMED)}"
         )
-    try:
-        folder = Path(snapshot_download(reference, allow_patterns=list(FIXED_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise UserError(
-            f"--model {reference}: no such folder, and the hub does not give it ({first_line(error)}); "
-            f"check the name and the connection, or take {NAMED[0]}"
-        ) from error
-    return _of_folder(folder, reference)
+    advice = f"check the name and the connection, or take {NAMED[0]}"
+    return _of_folder(download(reference, FIXED_FILES, advice), reference)
 
 
 def _with_tokenizer(folder: Path, name: str, layout: Layout) -> Anatomy:
@@ -134,8 +127,7 @@ def _with_tokenizer(folder: Path, name: str, layout: Layout) -> Anatomy:
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of a safetensors file, from its header."""
     try:
-        with safe_open(path, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return tensor_shapes(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: header is not readable ({first_line(error)}); copy the file again") from error
 
@@ -219,7 +211,7 @@ def layout_from_shapes(shapes: Shapes) -> Layout:
             layout = layout_from_config({"model_type": "qwen2_audio", "audio_config": audio, "text_config": text})
     except KeyError as error:
         raise UserError(f"the header has no tensor {error}: not a whole Qwen2-Audio, Qwen2 or Llama model") from error
-    counted = sum(_entries(shape) for shape in shapes.values())
+    counted = sum(map(math.prod, shapes.values()))
     if counted != layout.parameters:
         raise UserError(f"the header holds {counted:,} parameters, the layout it suggests {layout.parameters:,}")
     return layout
@@ -232,10 +224,3 @@ def _head_dim(candidates: Sequence[int], *rows: int) -> int:
 
 def _count(named: Shapes, stack: str) -> int:
     return 1 + max(int(match[1]) for name in named if (match := re.match(rf"{stack}\.layers\.(\d+)\.", name)))
-
-
-def _entries(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

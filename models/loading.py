@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -87,6 +86,12 @@ def layout_of_config(path: Path) -> Layout:
         raise UserError(f"{path}: not readable ({first_line(error)}); copy the model again") from error
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file, from its header. Raises OSError or SafetensorError."""
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 def load_source(folder: Path) -> Source:
     """Model, processor and files of a folder, in float32 on the CPU. Raises UserError where something is missing."""
     layout = read_layout(folder)
@@ -117,13 +122,10 @@ def load_processor(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         # transformers would make an empty tokenizer of the other files
         raise UserError(f"{folder}: no tokenizer.json there; copy the folder again")
-    load: Callable[[], Any] = lambda: (  # noqa: E731
-        AutoProcessor.from_pretrained(folder, local_files_only=True)
-        if layout.encoder
-        else TextProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    )
     try:
-        return load()
+        if layout.encoder:
+            return AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return TextProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = first_line(error)
         raise UserError(f"{folder}: tokenizer or processor does not load ({reason}); copy the folder again") from error
@@ -143,7 +145,7 @@ def check_tokenizer(processor: Any, model: PreTrainedModel, folder: Path) -> Non
 
 def renumber_ids(model: PreTrainedModel, vocabulary: Vocabulary, size: int) -> None:
     """Gives a model in which `size` tokens stay the new ids of its audio, start, end and padding tokens."""
-    new = {old: place for place, old in enumerate(vocabulary.kept(size))}
+    new = vocabulary.new_ids(size)
 
     def renumbered(ids: Any) -> Any:
         return [new[one] for one in ids] if isinstance(ids, list) else new.get(ids, ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -21,12 +22,21 @@ def resolve_model(reference: str | None) -> Path:
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", reference):
+    if not is_hub_id(reference):
         raise UserError(f"--model {reference}: no such folder; give a folder or a hub id such as Qwen/Qwen2-Audio-7B")
+    return download(reference, _PATTERNS, "check the name and the connection")
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a reference has the form of a repository on the hub."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", reference) is not None
+
+
+def download(reference: str, patterns: Sequence[str], advice: str) -> Path:
+    """The folder a repository's files were downloaded to; `advice` ends the UserError where the hub gives nothing."""
     try:
-        return Path(snapshot_download(reference, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(reference, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise UserError(
-            f"--model {reference}: no such folder, and the hub does not give it ({first_line(error)}); "
-            "check the name and the connection"
+            f"--model {reference}: no such folder, and the hub does not give it ({first_line(error)}); {advice}"
         ) from error

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -42,7 +42,7 @@ class Vocabulary:
     ranking: tuple[int, ...]
     least: int
     counted: tuple[int, ...] = ()
-    _cache: dict[int, dict[str, bytes]] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[int, dict[str, bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def seen(self) -> int:
@@ -71,10 +71,14 @@ class Vocabulary:
         """Ids of the tokens that stay, ascending: a token's place here is its new id."""
         return tuple(sorted(self.ranking[:size]))
 
+    def new_ids(self, size: int) -> dict[int, int]:
+        """The new id of every token that stays, by its id in the source."""
+        return {old: place for place, old in enumerate(self.kept(size))}
+
     def fixed_files(self, size: int) -> dict[str, bytes]:
         """Files of a checkpoint in which `size` tokens stay, ids in them renumbered."""
         if size not in self._cache:
-            new = {old: place for place, old in enumerate(self.kept(size))}
+            new = self.new_ids(size)
             self._cache[size] = {name: _renumbered(name, data, new) for name, data in self.files.items()}
         return self._cache[size]
 
@@ -88,30 +92,26 @@ class Vocabulary:
         A token is spelt as byte-pair encoding spells it alone with the merges that stay; within a longer word the
         trimmed tokenizer may cut elsewhere. Rows that stand for no token have no pieces unless they stay.
         """
-        new = {old: place for place, old in enumerate(self.kept(size))}
+        new, merges = self.new_ids(size), _merges_of(self.files)
         return [
-            (new[row],) if row in new else tuple(new[part] for part in self._merges.spelt(row, new))
+            (new[row],) if row in new else tuple(new[part] for part in merges.spelt(row, new))
             for row in range(self.rows)
         ]
-
-    @cached_property
-    def _merges(self) -> _Merges:
-        return _Merges(json.loads(self.files[_TOKENIZER]) if _TOKENIZER in self.files else {})
 
     def counting(self, ids: Iterable[int], needed: Iterable[int] = ()) -> Vocabulary:
         """The same tokens ranked by how often they are among `ids`; those `needed` (a prompt's) must stay."""
         if self.least == self.rows:
             return self
         counts = Counter(ids)
-        must = self._merges.closed([*self.ranking[: self.least], *sorted(set(needed))])
+        closed = _merges_of(self.files).closed
+        must = closed([*self.ranking[: self.least], *sorted(set(needed))])
         often = sorted((token for token in counts if token < self.rows), key=lambda token: (-counts[token], token))
-        ranking = self._merges.closed([*must, *often, *(row for row in self.ranking)])
+        ranking = closed([*must, *often, *self.ranking])
         return replace(
             self,
             ranking=tuple(ranking),
             least=len(must),
             counted=tuple(counts[token] for token in ranking),
-            _cache={},
         )
 
 
@@ -171,6 +171,16 @@ class _Merges:
         return list(placed)
 
 
+def _merges_of(files: Mapping[str, bytes]) -> _Merges:
+    return _read_merges(files.get(_TOKENIZER, b"{}"))
+
+
+@lru_cache(maxsize=2)
+def _read_merges(tokenizer: bytes) -> _Merges:
+    """Of one file read once: with a vocabulary of 150,000 it takes seconds."""
+    return _Merges(json.loads(tokenizer))
+
+
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
@@ -198,8 +208,9 @@ def read_vocabulary(rows: int, files: Mapping[str, bytes]) -> Vocabulary:
     named = {place for place in _named(tokenizer, files) if 0 <= place < rows}
     others = {tokenizer["model"].get("unk_token"), "\u2581"}
     must = sorted({*(ids[token] for token in alphabet), *(ids[token] for token in others if token in ids), *named})
-    least = whole._merges.closed(must)
-    ranking = whole._merges.closed([*least, *sorted(ids.values()), *range(rows)])
+    closed = _merges_of(files).closed
+    least = closed(must)
+    ranking = closed([*least, *sorted(ids.values()), *range(rows)])
     return Vocabulary(rows, files, tuple(ranking), len(least))
 
 

@@ -9,9 +9,8 @@ from space.allocate import allocate_plan
 from space.layout import Layout, Tower
 from space.limits import Limits
 from space.plan import RATES, Layer, Packed, Plan, Sublayer, uniform_plan
-from space.prior import Coverage, prior_loss
+from space.prior import GAP, Coverage, prior_loss
 
-_GAP = 1e-4
 # Bits tried for the baselines, each with groups of 64.
 _RATES = tuple(Packed(bits, 64) for bits in (2, 3, 4, 5, 6, 8))
 _GONE = Layer(Sublayer(0, RATES[0]), Sublayer(0, RATES[0]))
@@ -30,7 +29,7 @@ def starts(limits: Limits, coverage: Coverage, heal_steps: int) -> list[Start]:
     """The simple baselines, healed for `heal_steps`, and the allocator's plan on prior values, healed and unhealed."""
     simple = [Start("baseline", name, plan) for name, plan in baselines(limits, heal_steps)]
     loss = prior_loss(limits.layout, coverage)
-    plan, _ = allocate_plan(limits, lambda name, option: -loss(name, option), gap=_GAP)
+    plan, _ = allocate_plan(limits, lambda name, option: -loss(name, option), gap=GAP)
     healed = {steps: replace(plan, heal_steps=steps) for steps in (heal_steps, 0)}
     return simple + [Start("allocator", f"prior values, {steps} heal steps", one) for steps, one in healed.items()]
 
@@ -38,7 +37,8 @@ def starts(limits: Limits, coverage: Coverage, heal_steps: int) -> list[Start]:
 def baselines(limits: Limits, heal_steps: int) -> Iterator[tuple[str, Plan]]:
     """One rate for everything, or middle layers removed and the rest at few bits.
 
-    Named plans inside the limits: for each rate, the fewest middle layers removed from both towers that fit."""
+    Named plans inside the limits: for each rate, the fewest middle layers removed from both towers that fit.
+    """
     for rate in reversed(_RATES):
         for removed in range(max(tower.layers for tower in limits.layout.towers)):
             plan = without_middle_layers(limits.layout, rate, removed, heal_steps)

@@ -11,10 +11,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.checkpoint import load_checkpoint, write_checkpoint
+from compress.checkpoint import load_translator, write_checkpoint
 from compress.pipeline import Compressed, compress
 from corpora.roles import DIRECTIONS, Corpus
-from models.loading import Source, load_processor
+from models.loading import Source
 from scoring.metrics import score
 from scoring.translate import DECODING, translate
 from search.workbench import Workbench
@@ -89,7 +89,7 @@ def examine(
     on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
     assert on_disk == predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
     assert limits.size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of the range"
-    model, processor = load_checkpoint(folder / "model")[0], load_processor(folder / "model")
+    model, processor = load_translator(folder / "model")
     result = {
         "key": key,
         "trial": trial.number,
@@ -120,7 +120,7 @@ def heal_in_full(workbench: Workbench, plan: Plan, seed: int, progress: Callable
 def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:
     """The result with its scores on the report role, which is opened for finalists only."""
     if "scores" not in result:
-        model, processor = load_checkpoint(folder / "model")[0], load_processor(folder / "model")
+        model, processor = load_translator(folder / "model")
         result = {**result, "scores": exam.scores(model, processor, "report")}
         write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return result

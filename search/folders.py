@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.checkpoint import WEIGHTS, folder_bytes, is_checkpoint, load_checkpoint, read_plan
+from compress.checkpoint import WEIGHTS, folder_bytes, is_checkpoint, load_translator, read_plan
 from corpora.roles import DIRECTIONS, open_corpus
-from models.loading import check_tokenizer, load_processor, load_source, read_layout
+from models.loading import load_source, read_layout
 from search.finalists import Exam
 from search.settings import check_directions
 from space.bins import DECIMAL, Units, bin_of
@@ -26,7 +26,7 @@ def measure_size(folder: Path, units: Units = DECIMAL) -> dict[str, Any]:
     parts = _parts(folder, files) if is_checkpoint(folder) else files
     total = folder_bytes(folder)
     assert sum(parts.values()) == total
-    here, there = (bin_of(total, layout.source_bytes, one) for one in (units, Units(binary=not units.binary)))
+    here, there = (bin_of(total, layout.source_bytes, one) for one in (units, units.other))
     return {
         "path": str(folder),
         "bytes": total,
@@ -53,9 +53,7 @@ def evaluate_folder(folder: Path, data: Path, directions: Sequence[str], role: s
     heard = read_layout(folder).encoder is not None
     corpus = open_corpus(data, [DIRECTIONS[direction] for direction in directions], heard=heard)
     if is_checkpoint(folder):
-        model, _ = load_checkpoint(folder)
-        processor = load_processor(folder)
-        check_tokenizer(processor, model, folder)
+        model, processor = load_translator(folder)
     else:
         source = load_source(folder)
         model, processor = source.model, source.processor

@@ -10,7 +10,7 @@ from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
 from models.layouts import Anatomy, find_anatomy
 from models.loading import load_processor
-from models.vocabulary import ladder
+from models.vocabulary import ladder, with_vocabulary
 from search.settings import check_directions
 from search.workbench import counted_vocabulary
 from space.bins import SizeRange, Units, bin_of, bin_range, max_size_range
@@ -94,7 +94,7 @@ def _tokens(anatomy: Anatomy, settings: PlanSettings) -> tuple[Layout, FixedByte
         tokenizer = load_processor(anatomy.folder).tokenizer
         vocabulary = counted_vocabulary(vocabulary, tokenizer, corpus, languages)
         coverage = vocabulary.coverage
-    return replace(layout, vocabulary_sizes=vocabulary.sizes()), vocabulary.fixed_bytes, coverage
+    return with_vocabulary(layout, vocabulary), vocabulary.fixed_bytes, coverage
 
 
 def _range(size_range: SizeRange) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _range(size_range: SizeRange) -> dict[str, Any]:
 
 def _described(outlook: Outlook, layout: Layout) -> dict[str, Any]:
     plan, units = outlook.plan, outlook.size_range.units
-    other = Units(binary=not units.binary)
+    other = units.other
     here, there = (bin_of(outlook.size_bytes, layout.source_bytes, one) for one in (units, other))
     return {
         "uniform": [

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from space.bins import UNITS, Units, bin_of, format_bytes
+from space.bins import UNITS, bin_of, format_bytes
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -40,7 +40,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     if not champion:
         return
     console.print(f"champion: {champion['path']}", soft_wrap=True)
-    other = Units(binary=not UNITS[summary["units"]].binary)
+    other = UNITS[summary["units"]].other
     there = bin_of(champion["bytes_on_disk"], source["bytes"], other)
     if summary["bin"] not in (None, there):
         console.print(f"counted in {other} units the champion is in {_bin(there)}")
@@ -63,7 +63,7 @@ def print_size(size: dict[str, Any], console: Console) -> None:
     console.print(f"{_bin(size['bin'])} (bounds scaled to a source of {format_bytes(size['source_bytes'], units)})")
     if "bin_in_other_units" in size:
         console.print(
-            f"counted in {Units(binary=not units.binary)} units: {_bin(size['bin_in_other_units'])}. The task page "
+            f"counted in {units.other} units: {_bin(size['bin_in_other_units'])}. The task page "
             "does not say which it means; decimal bounds are the lower ones"
         )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from space.choices import VOCABULARY, Option, choices_of, plan_of
+from space.choices import VOCABULARY, Option, choices_of, is_hearing, plan_of
 from space.errors import UserError
 from space.limits import Limits, allowed_options, option_bytes, smallest_plan
 from space.plan import Plan, Sublayer
@@ -285,7 +285,7 @@ def _groups(
     for name, alone in allowed.items():
         if name in together or name == VOCABULARY:
             continue
-        needed = name.startswith("decoder.") and name.endswith(".attention")
+        needed = is_hearing(name)
         names.append((name,))
         options.append([(option,) for option in alone])
         groups.append(

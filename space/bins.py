@@ -27,6 +27,10 @@ class Units:
     def kilo(self) -> int:
         return 1024 if self.binary else 1000
 
+    @property
+    def other(self) -> Units:
+        return Units(binary=not self.binary)
+
     def __str__(self) -> str:
         return "binary" if self.binary else "decimal"
 

@@ -44,6 +44,11 @@ def place(tower: str, index: int, part: str) -> str:
     return f"{tower}.{index}.{part}"
 
 
+def is_hearing(name: str) -> bool:
+    """Whether a choice is about an attention of the decoder, by which alone the input reaches the output."""
+    return name.startswith("decoder.") and name.endswith(".attention")
+
+
 @lru_cache(maxsize=8)
 def choices(layout: Layout) -> Mapping[str, tuple[Option, ...]]:
     """Every choice of a layout by name with its options: sublayers in model order, tables, the vocabulary."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from space.choices import PARTS, VOCABULARY, Option, choices, choices_of, hears, place, plan_of, sizes, sublayer
+from space.choices import PARTS, VOCABULARY, Option, choices_of, hears, is_hearing, place, plan_of, sizes, sublayer
 from space.layout import Layout
-from space.limits import Limits
+from space.limits import Limits, allowed_options
 from space.plan import RATE_NAMES, RATES, Packed, Plan, Sublayer, rate_named
 
 HEAL_STEPS = (0, 8, 16, 24)
@@ -106,9 +106,9 @@ def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
     What pins forbid is replaced by the nearest that they allow; then steps go down while the plan reaches the bound, or
     up while it is under the range's lower one. Raises UserError where no plan is inside.
     """
-    limits.check()
     if limits.hold(plan):
         return plan
+    limits.check()
     rng = random.Random(seed)
     plan = _heard(_pinned(plan, limits), limits)
     chosen, layout = choices_of(limits.layout, plan), limits.layout
@@ -152,12 +152,11 @@ def _allowed_step(knob: Knob, by: int, limits: Limits) -> Option | None:
 
 def _pinned(plan: Plan, limits: Limits) -> Plan:
     """The plan with every forbidden option replaced by the nearest allowed one."""
-    options = choices(limits.layout)
+    allowed = allowed_options(limits)
     chosen = choices_of(limits.layout, plan)
     for name, option in chosen.items():
         if not limits.pins.allow(name, option):
-            allowed = [other for other in options[name] if limits.pins.allow(name, other)]
-            chosen[name] = min(allowed, key=lambda other, now=option: _distance(now, other))  # type: ignore[misc]
+            chosen[name] = min(allowed[name], key=lambda other, now=option: _distance(now, other))  # type: ignore[misc]
     return plan_of(limits.layout, chosen, plan.heal_steps)
 
 
@@ -177,9 +176,8 @@ def _heard(plan: Plan, limits: Limits) -> Plan:
     if hears(plan):
         return plan
     chosen = choices_of(limits.layout, plan)
-    for name, options in choices(limits.layout).items():
-        if name.startswith("decoder.") and name.endswith(".attention"):
-            for option in options:
-                if isinstance(option, Sublayer) and option.kept and limits.pins.allow(name, option):
-                    return plan_of(limits.layout, {**chosen, name: option}, plan.heal_steps)
+    for name, options in allowed_options(limits).items():
+        for option in options if is_hearing(name) else ():
+            if isinstance(option, Sublayer) and option.kept:
+                return plan_of(limits.layout, {**chosen, name: option}, plan.heal_steps)
     raise AssertionError("Limits.check lets no plan through without decoder attention")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from space.bins import SizeRange, format_bytes
-from space.choices import Option, choices, choices_of, hears, plan_of
+from space.choices import Option, choices, choices_of, hears, is_hearing, plan_of
 from space.errors import UserError
 from space.layout import Layout, Tower
 from space.pins import FREE, Pins
@@ -68,6 +68,7 @@ def allowed_options(limits: Limits) -> dict[str, tuple[Option, ...]]:
     return found
 
 
+@lru_cache(maxsize=16)
 def smallest_plan(limits: Limits) -> Plan:
     """The fewest tensor bytes the pins allow: tables at the cheapest rate, all that may go gone, one decoder head left.
 
@@ -83,7 +84,7 @@ def smallest_plan(limits: Limits) -> Plan:
     attentions = {
         name: tuple(option for option in options if isinstance(option, Sublayer) and option.kept)
         for name, options in allowed.items()
-        if name.startswith("decoder.") and name.endswith(".attention")
+        if is_hearing(name)
     }
     cheapest = [(name, _extreme(layout, name, options, min)) for name, options in attentions.items() if options]
     if not cheapest:
@@ -92,6 +93,7 @@ def smallest_plan(limits: Limits) -> Plan:
     return plan_of(layout, {**chosen, name: option}, 0)
 
 
+@lru_cache(maxsize=16)
 def largest_plan(limits: Limits) -> Plan:
     """The most bytes the pins allow."""
     layout = limits.layout

@@ -13,10 +13,9 @@ from space.layout import Layout
 from space.limits import Limits, largest_plan, smallest_plan
 from space.pins import read_pins
 from space.plan import RATES, Packed, Plan, uniform_plan
+from space.prior import GAP
 from space.size import part_bytes, plan_parameters, plan_size, units
 
-# Proven gap of the plans shown.
-GAP = 1e-4
 # What could be left alone, and what is said where a range leaves no room for it. Of each list the first that holds is
 # said: those behind it follow from it.
 _LEFT_ALONE = (

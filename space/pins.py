@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from space.choices import PARTS, VOCABULARY, Option, choices, whole_size
+from space.choices import PARTS, VOCABULARY, Option, choices, place, whole_size
 from space.errors import UserError
 from space.layout import Layout
 from space.plan import RATE_NAMES, RATES, TABLES, TOWERS, Packed, Sublayer, rate_named
@@ -97,13 +97,15 @@ def _names(where: str, text: str, layout: Layout) -> frozenset[str]:
         raise UserError(f"--pin {text!r}: the {tower.name}'s layers are 0 to {tower.layers - 1}")
     indices = range(int(first), int(last or first) + 1)
     parts = (match["part"],) if match["part"] else PARTS
-    return frozenset(f"{tower.name}.{index}.{part}" for index in indices for part in parts)
+    return frozenset(place(tower.name, index, part) for index in indices for part in parts)
 
 
 def _test(match: re.Match[str], rule: str, layout: Layout) -> _Test:
     """Whether an option keeps to a rule; rules of bits leave removed sublayers alone."""
     if match["word"] == "tokens":
-        return lambda _name, option: _RELATIONS[match["relation"]](int(str(option)), int(match["number"]))
+        return lambda _name, option: (
+            isinstance(option, int) and _RELATIONS[match["relation"]](option, int(match["number"]))
+        )
     if match["word"] == "bits":
         relation, bits = _RELATIONS[match["relation"]], int(match["number"])
         return lambda _name, option: _removed(option) or relation(_rate(option).bits, bits)

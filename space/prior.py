@@ -30,6 +30,8 @@ _TABLE_WEIGHT = {"embedding": 2.0, "lm_head": 6.0, "projector": 4.0, "convolutio
 _VOCABULARY_WEIGHT = 8.0
 
 Coverage = Callable[[int], float]
+# Proven gap that plans on these values are asked for.
+GAP = 1e-4
 
 
 def rate_noise(rate: Packed) -> float:

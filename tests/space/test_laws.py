@@ -21,6 +21,14 @@ from space.pins import read_pins
 from space.plan import RATES, Plan, plan_from_json, uniform_plan
 from space.size import plan_parameters, plan_size
 
+TEXT = {
+    "vocab_size": 300,
+    "hidden_size": 96,
+    "intermediate_size": 208,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+}
 SMALL = layout_from_config(
     {
         "model_type": "qwen2_audio",
@@ -32,14 +40,7 @@ SMALL = layout_from_config(
             "num_mel_bins": 20,
             "max_source_positions": 50,
         },
-        "text_config": {
-            "vocab_size": 300,
-            "hidden_size": 96,
-            "intermediate_size": 208,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 3,
-        },
+        "text_config": TEXT,
     }
 )
 SEVEN_B = find_anatomy("qwen2-audio-7b").layout
@@ -54,12 +55,7 @@ TRIMMED = replace(SMALL, vocabulary_sizes=(40, 80, 150, 300))
 READER = layout_from_config(
     {
         "model_type": "llama",
-        "vocab_size": 300,
-        "hidden_size": 96,
-        "intermediate_size": 208,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
+        **TEXT,
         "tie_word_embeddings": True,
     }
 )
