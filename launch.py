@@ -1,4 +1,4 @@
-"""The command line: ``python launch.py [search|plan|evaluate|size]``; search is the default command."""
+"""The command line: ``python launch.py COMMAND``, see ``--help``; search is the default command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,25 @@ import optuna
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from compress.export import FORMS, export
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, ROLES
+from search.adapting import AdaptationSettings, run_adaptation
 from search.folders import evaluate_folder, measure_size
 from search.outlooks import PlanSettings, plan_ranges
-from search.report import print_evaluation, print_plans, print_size, print_summary
+from search.report import (
+    print_adaptation,
+    print_evaluation,
+    print_export,
+    print_plans,
+    print_size,
+    print_streaming,
+    print_summary,
+)
 from search.run import run_search
 from search.samplers import SAMPLERS
 from search.settings import SearchSettings
+from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
 from space.pins import PIN_HELP
@@ -34,6 +46,9 @@ examples:
   python launch.py --max-size 700kB --trials 50    any size instead of a bin
   python launch.py plan --model qwen2-audio-7b --bin all
                                                    what the 7B model can be in each bin; no download
+  python launch.py adapt --out adapted             train the model on the task before it is compressed
+  python launch.py compress --model FOLDER --plan plan.json --out FOLDER
+                                                   one plan carried out, whatever the size of the model
   python launch.py size studies/bin3/finalists/trial-12/model
   python launch.py evaluate studies/bin3/finalists/trial-12/model
   optuna-dashboard sqlite:///studies/bin3/study.db watch a study in the browser
@@ -125,6 +140,38 @@ def _plan(options: argparse.Namespace) -> Shown:
     return plan_ranges(settings), print_plans
 
 
+def _adapt(options: argparse.Namespace) -> Shown:
+    settings = AdaptationSettings(
+        out=Path(options.out),
+        model=options.model,
+        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        directions=_directions(options),
+        method=options.method,
+        steps=options.steps,
+        rank=options.rank,
+        rate=options.rate,
+        batch_rows=options.batch_rows,
+        seed=options.seed,
+    )
+    return run_adaptation(settings, Console(stderr=options.json)), print_adaptation
+
+
+def _compress(options: argparse.Namespace) -> Shown:
+    settings = StreamSettings(
+        model=options.model,
+        plan=Path(options.plan),
+        out=Path(options.out),
+        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        directions=_directions(options),
+        utterances=options.utterances,
+    )
+    return run_streaming(settings, Console(stderr=options.json)), print_streaming
+
+
+def _export(options: argparse.Namespace) -> Shown:
+    return asdict(export(_folder(options), options.to, Path(options.out))), print_export
+
+
 def _bins(text: str) -> tuple[int, ...]:
     if text == "all":
         return BIN_NUMBERS
@@ -147,7 +194,10 @@ def _directions(options: argparse.Namespace) -> tuple[str, ...]:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
     "search": _search,
     "plan": _plan,
+    "adapt": _adapt,
+    "compress": _compress,
     "evaluate": _evaluate,
+    "export": _export,
     "size": _size,
 }
 
@@ -215,15 +265,66 @@ def _parser() -> argparse.ArgumentParser:
         "or index, or a hub id; default: the bundled 1:1000 model",
     )
 
+    adapt = commands.add_parser(
+        "adapt",
+        parents=[common, data],
+        help="train the model on the task before it is compressed",
+        description="Train the uncompressed model on the references of the role calibrate; the state with the lowest "
+        "loss on the role select is kept. The folder is then given to search with --model.",
+        epilog=_EXAMPLES,
+        formatter_class=style,
+    )
+    adapt.add_argument("--out", required=True, metavar="FOLDER", help="the adapted model; must not be there yet")
+    adapt.add_argument("--model", help="folder or hub id, as in search; default: the bundled model")
+    adapt.add_argument("--method", default="lora", help="lora, merged at the end, or full (%(default)s)")
+    adapt.add_argument("--steps", type=int, default=300, help="training steps (%(default)s)")
+    adapt.add_argument("--rank", type=int, help="rank of the LoRA (32)")
+    adapt.add_argument("--rate", type=float, metavar="LR", help="peak learning rate (lora: 2e-4, full: 1e-5)")
+    adapt.add_argument(
+        "--batch-rows", type=int, default=16, help="rows, an utterance in a direction, a step (%(default)s)"
+    )
+    adapt.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
+
+    compress = commands.add_parser(
+        "compress",
+        parents=[common, data],
+        help="carry one plan out, a layer at a time: for models that memory does not hold",
+        description="Carry a plan out without a search and without healing. The source is read, treated and written a "
+        "layer at a time: host memory stays under three of its largest layers in float32 and 2 GiB. After an "
+        "interruption the same command goes on.",
+        epilog=_EXAMPLES,
+        formatter_class=style,
+    )
+    compress.add_argument("--plan", required=True, metavar="FILE", help="a plan.json, or a checkpoint that has one")
+    compress.add_argument("--out", required=True, metavar="FOLDER", help="the checkpoint; must not be there yet")
+    compress.add_argument("--model", help="folder or hub id, as in search; default: the bundled model")
+    compress.add_argument(
+        "--utterances", type=int, default=32, help="how many of the calibrate role are measured on (%(default)s)"
+    )
+
     evaluate = commands.add_parser(
         "evaluate", parents=[common, data], help="translate and score a checkpoint or a model", formatter_class=style
     )
     evaluate.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
     evaluate.add_argument("--role", default="report", choices=ROLES, help="which examples (%(default)s)")
     evaluate.add_argument("--batch-size", type=int, default=32, help="utterances at once (%(default)s)")
+    _add_folder_commands(commands, common, counted)
+    return parser
+
+
+def _add_folder_commands(commands: Any, common: argparse.ArgumentParser, counted: argparse.ArgumentParser) -> None:
     weigh = commands.add_parser("size", parents=[common, counted], help="bytes of a model folder by part, and its bin")
     weigh.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
-    return parser
+    exported = commands.add_parser(
+        "export",
+        parents=[common],
+        help="write a checkpoint for other runtimes",
+        description="Write a checkpoint in bf16 for transformers' own classes (dense), or with its packed decoder in "
+        "the format of GPTQ, which gptqmodel reads (gptq).",
+    )
+    exported.add_argument("path", help="folder of a checkpoint")
+    exported.add_argument("--to", required=True, choices=tuple(FORMS), help="form to write")
+    exported.add_argument("--out", required=True, metavar="FOLDER", help="where to; must not be there yet")
 
 
 def _quieten() -> None:

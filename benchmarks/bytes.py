@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from optuna.samplers import RandomSampler
@@ -19,6 +20,7 @@ from search.workbench import counted, make_workbench
 from space.bins import BIN_NUMBERS, bin_range
 from space.genes import decode, distributions, repair
 from space.limits import Limits
+from space.plan import NO_HEAL
 
 PLANS_A_BIN = 6
 
@@ -35,8 +37,8 @@ def main() -> None:
             limits = Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes)
             for index in range(PLANS_A_BIN):
                 proposal = decode(study.ask(distributions(source.layout)).params, source.layout)
-                plan = repair(proposal, limits, index)
-                stored = compress(source, plan, bank, heal_steps=0, seed=0).stored
+                plan = replace(repair(proposal, limits, index), heal=NO_HEAL)
+                stored = compress(source, plan, bank, seed=0).stored
                 path = Path(folder) / f"{number}-{index}"
                 on_disk = write_checkpoint(path, source, plan, stored)
                 load_checkpoint(path)

@@ -12,7 +12,8 @@ from models.loading import load_source
 from models.reference import BUNDLED
 from search.finalists import Exam
 from search.workbench import make_workbench
-from space.plan import Packed, uniform_plan
+from space.plan import uniform_plan
+from space.rates import Packed
 
 DIRECTIONS = ("en-de", "en-zh")
 
@@ -25,7 +26,7 @@ def main() -> None:
     scores: dict[str, dict[str, Any]] = {"source, bf16": exam.scores(source.model, source.processor, "report")}
     for bits in (4, 3, 2):
         plan = uniform_plan(source.layout, Packed(bits, 64))
-        model = compress(source, plan, bank, heal_steps=0, seed=0).model
+        model = compress(source, plan, bank, seed=0).model
         scores[f"uniform, {bits} bits, group 64"] = exam.scores(model, source.processor, "report")
     rows = [
         {"model": name, **{f"{d} {metric}": table[d][metric] for d in DIRECTIONS for metric in ("bleu", "chrf")}}

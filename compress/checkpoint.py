@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -10,18 +11,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from compress.units import UnitWeights, from_bytes, put, to_bytes
-from models.anatomy import carve, places
+from compress.units import UnitWeights, to_bytes
+from models.anatomy import carve
 from models.loading import Source, check_tokenizer, empty_model, load_processor, read_layout, tensor_shapes
+from models.modeling_tightfit import PLAN, WEIGHTS, check_sums, fill
+from models.packaging import summed
 from space.errors import UserError
 from space.layout import Layout
 from space.plan import TABLES, Plan, plan_from_json
+from space.rates import Coded
 from space.size import unit_bytes, units
-
-WEIGHTS, PLAN = "model.safetensors", "plan.json"
 
 
 def write_checkpoint(folder: Path, source: Source, plan: Plan, stored: Iterable[UnitWeights]) -> int:
@@ -41,6 +43,13 @@ def write_checkpoint(folder: Path, source: Source, plan: Plan, stored: Iterable[
     (temporary / PLAN).write_text(plan.to_json())
     for name, data in source.vocabulary.fixed_files(plan.vocabulary).items():
         (temporary / name).write_bytes(data)
+    summed(temporary)
+    appear(temporary, folder)
+    return folder_bytes(folder)
+
+
+def appear(temporary: Path, folder: Path) -> None:
+    """Flushes a finished folder and gives it its name; one that had the name before is moved aside and removed."""
     for path in temporary.iterdir():
         path.chmod(0o644)  # safetensors writes for the owner alone
         with path.open("rb") as file:
@@ -51,25 +60,27 @@ def write_checkpoint(folder: Path, source: Source, plan: Plan, stored: Iterable[
         folder.replace(old)
     temporary.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
-    return folder_bytes(folder)
 
 
 def read_plan(folder: Path) -> tuple[Layout, Plan]:
-    """Layout and plan of a checkpoint, and the proof that its weights' file is whole and fits them; no weight is read.
+    """Layout and plan of a checkpoint, and the proof that its files are whole and fit each other; no weight is decoded.
 
     Raises UserError naming the file that is damaged, missing or does not fit.
     """
     layout = read_layout(folder)
     try:
+        check_sums(str(folder))
         plan = plan_from_json((folder / PLAN).read_text())
         found = tensor_shapes(folder / WEIGHTS)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{folder}: {PLAN} is damaged ({error}); copy the checkpoint again") from error
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: {WEIGHTS} is not readable ({error}); copy the checkpoint again") from error
+    except (ValueError, OSError, SafetensorError) as error:
+        # of a ValueError the message is whole: it names the folder and what to do
+        text = str(error) if isinstance(error, ValueError) else f"{folder}: not readable ({error}); copy it again"
+        raise UserError(text) from error
     _check_fits(folder, plan, layout)
     for unit in units(layout, plan):
-        if found.get(unit.name) != (unit_bytes(unit),):
+        shape, most = found.get(unit.name, ()), unit_bytes(unit)
+        fits = shape == (most,) or (isinstance(unit.rate, Coded) and len(shape) == 1 and shape[0] <= most)
+        if not fits:
             raise UserError(f"{folder}: {unit.name} in {WEIGHTS} does not fit {PLAN}; copy the checkpoint again")
     return layout, plan
 
@@ -100,12 +111,14 @@ def is_checkpoint(folder: Path) -> bool:
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Plan]:
     """The compressed model in float32 and its plan. Raises UserError for a folder that is damaged or incomplete."""
-    layout, plan = read_plan(folder)
-    tensors = load_file(folder / WEIGHTS)
+    _, plan = read_plan(folder)
     model = empty_model(folder)
     carve(model, plan)
-    for unit, place in zip(units(layout, plan), places(model, plan), strict=True):
-        put(from_bytes(tensors[unit.name].numpy().tobytes(), unit, place), place)
+    try:
+        with torch.no_grad():
+            fill(model, json.loads(plan.to_json()), str(folder / WEIGHTS))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return model, plan
 
 

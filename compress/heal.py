@@ -1,12 +1,14 @@
-"""Healing: LoRA on the pruned model, distilled from the source's predictions and merged away, so it costs no bytes.
+"""Healing: a pruned model is trained towards the source's predictions and states; what is trained costs no bytes.
 
-LoRA: Hu et al. 2021 (arXiv 2106.09685); distillation: Hinton et al. 2015 (arXiv 1503.02531).
+LoRA (Hu et al. 2021, arXiv 2106.09685), merged away, or, at rank 0, all weights; distillation of predictions (Hinton et
+al. 2015, arXiv 1503.02531) and of the states where the shapes still are the source's: the projected audio and the last
+states of the decoder.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,69 +16,107 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models.inputs import Row, make_batch, target_logits
+from models.inputs import Row, make_batch, outputs
 from models.loading import pad_token
+from space.plan import Heal
+
+# Peak learning rates that a plan's factor is of.
+LORA_RATE, FULL_RATE = 3e-3, 1e-3
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class HealSettings:
-    """`rank` of the LoRA, rows a step, peak learning rate, and the share of the references' loss in the objective."""
+    """Rows a step, the share of the references' loss among the tokens', and the weight of the states' losses.
 
-    rank: int = 32
+    `before_share` of the steps come before quantisation, the others through it.
+    """
+
     batch_rows: int = 16
-    peak_rate: float = 6e-3
     reference_share: float = 0.3
+    state_weight: float = 1.0
+    before_share: float = 0.5
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A training row and the source's log-probabilities of its target tokens (tokens, vocabulary).
+    """A training row and what the source makes of it: log-probabilities of its target tokens (tokens, vocabulary).
 
-    `source_tokens` is how many tokens the target has in the source's vocabulary.
+    `source_tokens` is how many tokens the target has in the source's vocabulary. `hidden` (tokens, hidden) are the
+    source's last states for the target, None where it is spelt otherwise, and `audio` (audio tokens, hidden) is its
+    projected audio, None where there is none.
     """
 
     row: Row
     teacher: Tensor
     source_tokens: int
+    hidden: Tensor | None = None
+    audio: Tensor | None = None
 
 
 def heal(
     model: PreTrainedModel,
     lessons: Sequence[Lesson],
+    plan: Heal,
+    *,
+    seed: int,
+    settings: HealSettings,
+    progress: Progress = lambda _step: None,
+) -> PreTrainedModel:
+    """Trains the model as planned; the same seed gives the same weights."""
+    if plan.steps == 0:
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if plan.rank == 0:
+            model.requires_grad_(True)
+            train(
+                model, lessons, [(list(model.parameters()), FULL_RATE * plan.rate)], plan.steps,
+                seed=seed, settings=settings, progress=progress,
+            )  # fmt: skip
+            healed = model
+        else:
+            config = LoraConfig(
+                r=plan.rank, lora_alpha=plan.rank, lora_dropout=0.0, target_modules=_targets(model), bias="none"
+            )
+            adapted = get_peft_model(model, config)
+            parameters = [p for p in adapted.parameters() if p.requires_grad]
+            train(
+                adapted.get_base_model(), lessons, [(parameters, LORA_RATE * plan.rate)], plan.steps,
+                seed=seed, settings=settings, progress=progress,
+            )  # fmt: skip
+            healed = adapted.merge_and_unload()
+    healed.requires_grad_(False)
+    return healed.eval()
+
+
+def train(
+    model: PreTrainedModel,
+    lessons: Sequence[Lesson],
+    groups: Iterable[tuple[list[nn.Parameter], float]],
     steps: int,
     *,
     seed: int,
     settings: HealSettings,
-    progress: Callable[[int], None] = lambda _step: None,
-) -> PreTrainedModel:
-    """Trains LoRA adapters for `steps` steps and merges them; the same seed gives the same weights."""
-    if steps == 0:
-        return model
+    progress: Progress = lambda _step: None,
+) -> None:
+    """Trains groups of parameters, each with its peak learning rate: a tenth of the steps up, then down to 0."""
+    trained = [{"params": parameters, "lr": rate, "peak": rate} for parameters, rate in groups if parameters]
+    everything = [parameter for group in trained for parameter in group["params"]]  # type: ignore[attr-defined]
+    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.0)
     pad = pad_token(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = LoraConfig(
-            r=settings.rank, lora_alpha=settings.rank, lora_dropout=0.0, target_modules=_targets(model), bias="none"
-        )
-        adapted = get_peft_model(model, config)
-        parameters = [p for p in adapted.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=settings.peak_rate, betas=(0.9, 0.98), weight_decay=0.0)
-        groups = _by_utterance(lessons)
-        groups_a_step = max(1, settings.batch_rows * len(groups) // len(lessons))
-        order = _order(len(groups), steps * groups_a_step, seed)
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.peak_rate * min((step + 1) / max(1, steps // 10), 1 - step / steps)
-            chosen = [x for i in order[step * groups_a_step :][:groups_a_step] for x in groups[i]]
-            loss = distillation_loss(adapted.get_base_model(), chosen, pad, settings.reference_share)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            progress(step + 1)
-        merged: PreTrainedModel = adapted.merge_and_unload()
-    merged.requires_grad_(False)
-    return merged.eval()
+    utterances = _by_utterance(lessons)
+    a_step = max(1, settings.batch_rows * len(utterances) // len(lessons))
+    order = _order(len(utterances), steps * a_step, seed)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * min((step + 1) / max(1, steps // 10), 1 - step / steps)
+        chosen = [x for i in order[step * a_step :][:a_step] for x in utterances[i]]
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(distillation_loss(model, chosen, pad, settings))
+        nn.utils.clip_grad_norm_(everything, 1.0)
+        optimizer.step()
+        progress(step + 1)
 
 
 def _targets(model: nn.Module) -> list[str]:
@@ -105,24 +145,50 @@ def _order(count: int, wanted: int, seed: int) -> list[int]:
     return order
 
 
-def distillation_loss(model: PreTrainedModel, lessons: Sequence[Lesson], pad: int, reference_share: float) -> Tensor:
-    """Mean KL from the teacher over target tokens, mixed with the cross-entropy of the references."""
+def distillation_loss(model: PreTrainedModel, lessons: Sequence[Lesson], pad: int, settings: HealSettings) -> Tensor:
+    """Mean KL from the source over target tokens, mixed with the references' cross-entropy, and the states' errors.
+
+    A state's error is its squared distance from the source's over the source's power.
+    """
     batch = make_batch([lesson.row for lesson in lessons], pad)
-    student = target_logits(model, batch).log_softmax(-1)
+    found = outputs(model, batch)
+    student = found.logits.log_softmax(-1)
     teacher = torch.cat([lesson.teacher for lesson in lessons])
     divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
     references = nn.functional.nll_loss(student, batch.targets)
-    return (1 - reference_share) * divergence + reference_share * references
+    loss = (1 - settings.reference_share) * divergence + settings.reference_share * references
+    audio = list({id(x.row.speech): x.audio for x in lessons if x.audio is not None}.values())
+    if audio and found.audio is not None:
+        loss = loss + settings.state_weight * _relative_error(found.audio, torch.cat(audio))
+    hidden = [lesson.hidden for lesson in lessons if lesson.hidden is not None]
+    if len(hidden) == len(lessons):
+        loss = loss + settings.state_weight * _relative_error(found.hidden, torch.cat(hidden))
+    return loss
+
+
+def _relative_error(found: Tensor, wanted: Tensor) -> Tensor:
+    return (found - wanted).square().sum() / wanted.square().sum()
 
 
 @torch.no_grad()
 def make_lessons(source: PreTrainedModel, rows: Sequence[Row], batch_rows: int) -> list[Lesson]:
-    """The source's predictions on every row, computed once."""
+    """What the source makes of every row, computed once."""
     pad = pad_token(source)
     lessons = []
     for start in range(0, len(rows), batch_rows):
         chosen = rows[start : start + batch_rows]
-        predicted = target_logits(source, make_batch(chosen, pad)).log_softmax(-1)
-        parts = torch.split(predicted, [len(row.target) for row in chosen])
-        lessons += [Lesson(row, part.clone(), len(row.target)) for row, part in zip(chosen, parts, strict=True)]
+        batch = make_batch(chosen, pad)
+        found = outputs(source, batch)
+        lengths = [len(row.target) for row in chosen]
+        parts = torch.split(found.logits.log_softmax(-1), lengths)
+        hidden = torch.split(found.hidden, lengths)
+        heard: list[Tensor | None] = [None] * len(chosen)
+        if batch.speech is not None and found.audio is not None:
+            audio = torch.split(found.audio, batch.speech.audio_tokens.tolist())
+            kept = [states.clone() for states in audio]
+            heard = [kept[i] for i in batch.speech.of_row.tolist()]
+        lessons += [
+            Lesson(row, part.clone(), len(row.target), states.clone(), sound)
+            for row, part, states, sound in zip(chosen, parts, hidden, heard, strict=True)
+        ]
     return lessons

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from compress.coding import TOLERANCE
 from compress.heal import HealSettings, heal
-from compress.prune import Moments, pruned_model
+from compress.importance import Hessians
+from compress.prune import pruned_model
+from compress.tune import tune
 from compress.units import UnitWeights, encode, put
 from compress.vocabulary import Curriculum
 from models.anatomy import places
@@ -20,9 +24,10 @@ from space.size import units
 
 @dataclass(frozen=True)
 class Bank:
-    """Measured facts about the source: input moments of every matrix, and lessons for healing."""
+    """Measured facts about the source: Hessians of all matrices, removal orders, and lessons for healing."""
 
-    moments: Moments
+    hessians: Hessians
+    orders: dict[str, Tensor]
     curriculum: Curriculum
 
 
@@ -40,19 +45,31 @@ def compress(
     plan: Plan,
     bank: Bank,
     *,
-    heal_steps: int,
     seed: int,
     settings: HealSettings | None = None,
     progress: Callable[[int], None] = lambda _step: None,
+    tolerance: float = TOLERANCE,
 ) -> Compressed:
-    """Carries a plan out with `heal_steps` steps of healing (a trial heals as its plan says, a finalist longer)."""
-    model, moments = pruned_model(source, plan, bank.moments)
-    lessons = bank.curriculum.of(plan.vocabulary) if heal_steps else ()
-    model = heal(model, lessons, heal_steps, seed=seed, settings=settings or HealSettings(), progress=progress)
+    """Carries a plan out: a share of the steps of healing before quantisation, the others through it.
+
+    A coded matrix takes what its rate allows, or up to a share `tolerance` less.
+    """
+    settings = settings or HealSettings()
+    with torch.no_grad():
+        model, hessians = pruned_model(source, plan, bank.hessians, bank.orders)
+    lessons = bank.curriculum.of(plan.vocabulary) if plan.heal.steps else ()
+    before = replace(plan.heal, steps=round(settings.before_share * plan.heal.steps))
+    model = heal(model, lessons, before, seed=seed, settings=settings, progress=progress)
     with torch.no_grad():
         stored = []
         for unit, place in zip(units(source.layout, plan), places(model, plan), strict=True):
-            weights = encode(unit, place, moments[unit.name])
+            weights = encode(unit, place, hessians[unit.name], tolerance)
             put(weights, place)
             stored.append(weights)
-    return Compressed(model, plan, tuple(stored))
+    tuned = tuple(stored)
+    if through := plan.heal.steps - before.steps:
+        tuned = tune(
+            model, plan, tuned, lessons, through, through=True, seed=seed + 1, settings=settings,
+            progress=lambda step: progress(before.steps + step),
+        )  # fmt: skip
+    return Compressed(model, plan, tuned)

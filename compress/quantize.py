@@ -1,6 +1,7 @@
-"""Packed rates: symmetric uniform quantisation of groups with error-optimal scales, and tight bit packing.
+"""Packed rates: a few bits an entry and a 16-bit scale a group, with error feedback, as GPTQ's runtimes read them.
 
-An entry is ``(code - (2^bits - 1) / 2) * scale``: an even number of levels around zero and no zero point to store.
+An entry is ``(code - 2^(bits - 1)) * scale``. There is one level more on one side of zero than on the other, and no
+zero point to store: the sign of the scale says which side it is.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from space.plan import Packed
+from compress.gptq import Hessian, round_with_feedback
+from models.modeling_tightfit import unpacked_values
+from space.rates import Packed
 
 # Shares of the scale that reaches the largest entry, tried before the least-squares step.
 _SHRINKAGES = torch.linspace(0.35, 1.0, 12)
@@ -20,66 +22,77 @@ _SMALLEST_SCALE = 2.0**-24  # the smallest positive number of 16-bit floats
 
 
 @dataclass(frozen=True)
-class Quantized:
+class PackedMatrix:
     """`codes` (rows, columns) in uint8 and `scales` (rows, groups) in float16; the last group of a row may be short."""
 
     codes: Tensor
     scales: Tensor
     rate: Packed
 
-    def dequantized(self) -> Tensor:
-        """The matrix (rows, columns) in float32."""
-        columns = self.codes.shape[1]
-        steps = self.scales.float().repeat_interleave(self.rate.group, dim=1)[:, :columns]
-        return (self.codes.float() - _middle(self.rate)) * steps
+    def values(self) -> Tensor:
+        """The matrix (rows, columns) in float32, as it is read back."""
+        return unpacked_values(self.codes, self.scales, self.rate.bits, self.rate.group)
+
+    def rescaled(self, factors: Tensor) -> PackedMatrix:
+        """With its rows scaled by `factors` (rows,)."""
+        return PackedMatrix(self.codes, (self.scales.float() * factors[:, None]).half(), self.rate)
 
 
-def _middle(rate: Packed) -> float:
-    return ((1 << rate.bits) - 1) / 2
+def quantize(weight: Tensor, rate: Packed, hessian: Hessian) -> PackedMatrix:
+    """A matrix (rows, columns) at a rate under 16 bits; `hessian` is over the rows where inputs are one-hot.
 
-
-def quantize(weight: Tensor, rate: Packed, moments: Tensor | None = None) -> Quantized:
-    """Quantises a matrix (rows, columns) at a rate under 16 bits.
-
-    Each group's scale minimises the squared error, weighted by `moments` (columns,), the second moments of the inputs,
-    where given: shrink the full range (error-optimal clipping), then refit the scale to the codes by least squares.
+    Each group's scale is chosen when its first column's turn has come: see `_scales`.
     """
+    lookup = hessian.moments.dim() == 1
     rows, columns = weight.shape
-    groups = -(-columns // rate.group)
-    padding = groups * rate.group - columns
-    importance = torch.ones(columns) if moments is None else moments.clamp_min(1e-8 * float(moments.max()) + 1e-30)
-    values = torch.nn.functional.pad(weight.float(), (0, padding)).view(rows, groups, rate.group)
-    importance = torch.nn.functional.pad(importance, (0, padding)).view(1, groups, rate.group)
+    importance = torch.ones(columns, device=weight.device) if lookup else hessian.diagonal
+    importance = importance.clamp_min(1e-8 * float(importance.max()) + 1e-30)
+    scales = torch.empty(rows, -(-columns // rate.group), device=weight.device)
+    middle = 1 << (rate.bits - 1)
 
-    full = (values.abs().amax(dim=2) / _middle(rate)).clamp_min(_SMALLEST_SCALE)
+    def rounded(block: Tensor, offset: int, column: int) -> Tensor:
+        group, start = divmod(column, rate.group)
+        if not start:
+            values = block[:, offset : offset + rate.group]
+            scales[:, group] = _scales(values, importance[column : column + rate.group], middle)
+        scale = scales[:, group]
+        return (block[:, offset] / scale).round().clamp(-middle, middle - 1) * scale
+
+    # nothing is fed back where no input goes with another
+    factor = torch.ones(columns, device=weight.device) if lookup else hessian.factor
+    found = round_with_feedback(weight.float(), factor, rounded)
+    steps = scales.repeat_interleave(rate.group, dim=1)[:, :columns]
+    codes = (found / steps).round_().add_(middle)
+    return PackedMatrix(codes.to(torch.uint8), scales.half(), rate)
+
+
+def _scales(values: Tensor, importance: Tensor, middle: int) -> Tensor:
+    """Scales (rows,), 16-bit floats, of one group (rows, columns) with the least weighted squared error.
+
+    Shrinks the scale with which the largest entry is the one level without a counterpart, then refits it to the codes
+    by least squares.
+    """
+    extreme = values.gather(1, values.abs().argmax(1, keepdim=True))[:, 0]
+    full = -extreme / middle
     best_scale, best_error = full, torch.full_like(full, torch.inf)
-    for shrinkage in _SHRINKAGES:
-        levels = _levels(values, full * shrinkage, rate)
-        refit = ((importance * values * levels).sum(2) / (importance * levels**2).sum(2).clamp_min(1e-30)).abs()
-        error = (importance * (values - levels * refit[..., None]) ** 2).sum(2)
+    for shrinkage in _SHRINKAGES.tolist():
+        scale = _representable(full * shrinkage)
+        levels = (values / scale[:, None]).round_().clamp_(-middle, middle - 1)
+        along, power = (importance * values * levels).sum(1), (importance * levels**2).sum(1)
+        refit = _representable(torch.where(power > 0, along / power.clamp_min(1e-30), scale))
+        error = (importance * (values - levels * refit[:, None]) ** 2).sum(1)
         better = error < best_error
         best_scale, best_error = torch.where(better, refit, best_scale), torch.where(better, error, best_error)
-    scales = best_scale.clamp_min(_SMALLEST_SCALE).half()
-    codes = _levels(values, scales.float(), rate) + _middle(rate)
-    return Quantized(codes.view(rows, -1)[:, :columns].to(torch.uint8).contiguous(), scales, rate)
+    return _representable(best_scale)
 
 
-def _levels(values: Tensor, scales: Tensor, rate: Packed) -> Tensor:
-    """The nearest levels, multiples of the scale halfway between whole numbers."""
-    middle = _middle(rate)
-    return (values / scales[..., None] + middle).round_().clamp_(0, 2 * middle).sub_(middle)
+def _representable(scale: Tensor) -> Tensor:
+    """The nearest 16-bit float that is not zero."""
+    magnitude = scale.abs().clamp(_SMALLEST_SCALE, 60_000)
+    return torch.where(scale < 0, -magnitude, magnitude).half().float()
 
 
 def pack(codes: Tensor, bits: int) -> bytes:
     """Codes below 2^bits one after the other, lowest bit first, no gaps between rows; the last byte is zero-padded."""
-    flat = codes.numpy().reshape(-1, 1)
-    planes = np.unpackbits(flat, axis=1, bitorder="little", count=bits)
+    planes = np.unpackbits(codes.numpy().reshape(-1, 1), axis=1, bitorder="little", count=bits)
     return np.packbits(planes.reshape(-1), bitorder="little").tobytes()
-
-
-def unpack(data: bytes, bits: int, rows: int, columns: int) -> Tensor:
-    """Inverse of `pack`: codes (rows, columns) in uint8."""
-    raw: NDArray[np.uint8] = np.frombuffer(data, dtype=np.uint8)
-    planes = np.unpackbits(raw, bitorder="little", count=rows * columns * bits).reshape(-1, bits)
-    codes = np.packbits(planes, axis=1, bitorder="little")
-    return torch.from_numpy(codes.reshape(rows, columns))

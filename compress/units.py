@@ -1,4 +1,4 @@
-"""A unit's weights as bytes and back: matrices at the unit's rate, then biases and norms in bf16."""
+"""A unit's weights in their stored form: matrices at the unit's rate, then biases and norms in bf16."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.quantize import Quantized, pack, quantize, unpack
+from compress.coding import TOLERANCE, CodedMatrix, code_matrix
+from compress.coding import to_bytes as coded_bytes
+from compress.gptq import Hessian
+from compress.quantize import PackedMatrix, pack, quantize
+from models import modeling_tightfit as reader
 from models.anatomy import Place
+from space.rates import Coded
 from space.size import Unit, linear_bytes, unit_bytes
+
+# bf16 as it is, codes with scales, or symbols for the entropy coder.
+Matrix = Tensor | PackedMatrix | CodedMatrix
 
 
 @dataclass(frozen=True)
 class UnitWeights:
-    """A unit in its stored form: a matrix is Quantized or bf16; `vectors` are biases, then norms, in bf16."""
+    """A unit in its stored form; `vectors` are biases, then norms, in bf16."""
 
     unit: Unit
-    matrices: tuple[Quantized | Tensor, ...]
+    matrices: tuple[Matrix, ...]
     vectors: tuple[Tensor, ...]
 
 
@@ -41,65 +49,57 @@ def matrix(module: nn.Module) -> Tensor:
 
 def vectors(place: Place) -> list[nn.Parameter]:
     """The parameters of a place that stay in 16 bits: biases of its matrices, then weights and biases of its norms."""
-    of_matrices = [bias for module in place.matrices for bias in biases(module)]
-    return of_matrices + [parameter for norm in place.norms for parameter in norm.parameters()]
+    return reader.vectors(place.matrices, place.norms)
 
 
-def encode(unit: Unit, place: Place, moments: Sequence[Tensor | None]) -> UnitWeights:
-    """What a place of a carved model is stored as; `moments` are the input second moments of each matrix."""
-    stored: list[Quantized | Tensor] = []
-    for module, moment in zip(place.matrices, moments, strict=True):
-        whole = unit.rate.bits == 16
-        stored.append(matrix(module).bfloat16() if whole else quantize(matrix(module), unit.rate, moment))
+def encode(unit: Unit, place: Place, hessians: Sequence[Hessian], tolerance: float = TOLERANCE) -> UnitWeights:
+    """What a place of a carved model is stored as; `hessians` are those of the inputs of each matrix.
+
+    A coded matrix takes what its rate allows, or up to a share `tolerance` less.
+    """
+    stored = [
+        _encode_matrix(matrix(module), unit, index, hessian, tolerance)
+        for index, (module, hessian) in enumerate(zip(place.matrices, hessians, strict=True))
+    ]
     return UnitWeights(unit, tuple(stored), tuple(x.detach().bfloat16() for x in vectors(place)))
+
+
+def _encode_matrix(values: Tensor, unit: Unit, index: int, hessian: Hessian, tolerance: float) -> Matrix:
+    if isinstance(unit.rate, Coded):
+        return code_matrix(values, hessian, sum(linear_bytes(unit.linears[index], unit.rate)), tolerance)
+    return values.bfloat16() if unit.rate.bits == 16 else quantize(values, unit.rate, hessian)
+
+
+def stored_values(stored: Matrix) -> Tensor:
+    """A matrix in float32, as it is read back."""
+    return stored.float() if isinstance(stored, Tensor) else stored.values()
 
 
 def put(weights: UnitWeights, place: Place) -> None:
     """Writes a unit's stored values into its place: from here on the model computes what the checkpoint holds."""
     for module, stored in zip(place.matrices, weights.matrices, strict=True):
-        values = stored.dequantized() if isinstance(stored, Quantized) else stored
-        weight(module).copy_(values.view(weight(module).shape))
+        weight(module).copy_(stored_values(stored).view(weight(module).shape))
     for parameter, vector in zip(vectors(place), weights.vectors, strict=True):
         parameter.data.copy_(vector.view(parameter.shape))
 
 
 def to_bytes(weights: UnitWeights) -> bytes:
-    """The unit's tensor as stored: for each matrix packed codes and scales, then the vectors."""
-    parts = []
-    for stored in weights.matrices:
-        if isinstance(stored, Quantized):
-            parts += [pack(stored.codes, stored.rate.bits), _raw(stored.scales)]
-        else:
-            parts.append(_raw(stored))
-    data = b"".join([*parts, *map(_raw, weights.vectors)])
-    assert len(data) == unit_bytes(weights.unit), (
-        f"{weights.unit.name}: {len(data)} bytes, not {unit_bytes(weights.unit)}"
-    )
+    """The unit's tensor as stored, which `models.modeling_tightfit.read_unit` reads: each matrix, then the vectors.
+
+    Exactly as many bytes as `unit_bytes` says; where its rate is a coded one at most as many.
+    """
+    data = b"".join([*map(_matrix_bytes, weights.matrices), *map(_raw, weights.vectors)])
+    most, coded = unit_bytes(weights.unit), isinstance(weights.unit.rate, Coded)
+    assert len(data) <= most if coded else len(data) == most, f"{weights.unit.name}: {len(data)} bytes, not {most}"
     return data
 
 
-def from_bytes(data: bytes, unit: Unit, place: Place) -> UnitWeights:
-    """Inverse of `to_bytes`; `place` gives the vectors' shapes. The data must have `unit_bytes(unit)` bytes."""
-    offset = 0
-
-    def take(count: int) -> bytearray:
-        nonlocal offset
-        offset += count
-        return bytearray(data[offset - count : offset])
-
-    stored: list[Quantized | Tensor] = []
-    for linear in unit.linears:
-        entries, scales = linear_bytes(linear, unit.rate)
-        if unit.rate.bits == 16:
-            stored.append(torch.frombuffer(take(entries), dtype=torch.bfloat16).view(linear.rows, linear.columns))
-            continue
-        codes = unpack(bytes(take(entries)), unit.rate.bits, linear.rows, linear.columns)
-        steps = torch.frombuffer(take(scales), dtype=torch.float16).view(linear.rows, -1)
-        stored.append(Quantized(codes, steps, unit.rate))
-    kept = tuple(
-        torch.frombuffer(take(2 * p.numel()), dtype=torch.bfloat16).view(p.shape).clone() for p in vectors(place)
-    )
-    return UnitWeights(unit, tuple(stored), kept)
+def _matrix_bytes(stored: Matrix) -> bytes:
+    if isinstance(stored, CodedMatrix):
+        return coded_bytes(stored)
+    if isinstance(stored, PackedMatrix):
+        return pack(stored.codes, stored.rate.bits) + _raw(stored.scales)
+    return _raw(stored)
 
 
 def _raw(tensor: Tensor) -> bytes:

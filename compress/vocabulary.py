@@ -57,4 +57,5 @@ def _trimmed(lesson: Lesson, pieces: Sequence[tuple[int, ...]], first: Tensor, s
         tuple(piece for token in lesson.row.prompt for piece in pieces[token]),
         tuple(piece for parts in spelt for piece in parts),
     )
-    return Lesson(row, torch.stack(rows), lesson.source_tokens)
+    hidden = lesson.hidden if len(rows) == len(lesson.row.target) else None
+    return Lesson(row, torch.stack(rows), lesson.source_tokens, hidden, lesson.audio)

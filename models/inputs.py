@@ -149,7 +149,7 @@ def encode_audio(model: PreTrainedModel, features: Tensor, frames: Tensor) -> Te
     used = min(features.shape[2], (int(frames.max()) + 8 + 3) // 4 * 4)
     states = nn.functional.gelu(tower.conv1(features[:, :, :used]))
     states = nn.functional.gelu(tower.conv2(states)).permute(0, 2, 1)
-    states = states + tower.embed_positions.weight[: states.shape[1]]
+    states = states + tower.embed_positions(torch.arange(states.shape[1], device=states.device))
     lengths = (frames - 1) // 2 + 1
     keep = (torch.arange(states.shape[1])[None] < lengths[:, None])[:, None, None, :]
     keep = keep.expand(-1, -1, states.shape[1], -1)
@@ -162,19 +162,49 @@ def encode_audio(model: PreTrainedModel, features: Tensor, frames: Tensor) -> Te
 
 def embed(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Input embeddings (rows, length, hidden) with the audio, if any, in its place."""
+    return _embed(model, batch, _heard(model, batch))
+
+
+def _heard(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
+    """Projected audio (audio tokens, hidden) of each utterance of a batch."""
+    if batch.speech is None:
+        return []
+    audio = encode_audio(model, batch.speech.features, batch.speech.frames)
+    return [states[: int(tokens)] for states, tokens in zip(audio, batch.speech.audio_tokens, strict=True)]
+
+
+def _embed(model: PreTrainedModel, batch: Batch, heard: Sequence[Tensor]) -> Tensor:
     embeds: Tensor = model.get_input_embeddings()(batch.ids)
     if batch.speech is None:
         return embeds
-    audio = encode_audio(model, batch.speech.features, batch.speech.frames)
-    pieces = [audio[i, : int(batch.speech.audio_tokens[i])] for i in batch.speech.of_row.tolist()]
     places = batch.ids == model.config.audio_token_index
+    pieces = [heard[i] for i in batch.speech.of_row.tolist()]
     return embeds.masked_scatter(places[..., None], torch.cat(pieces).to(embeds.dtype))
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model makes of a batch of rows: row after row, and for the audio utterance after utterance.
+
+    `audio` (audio tokens, hidden) is the projected audio or None, `hidden` (predicted tokens, hidden) the last states
+    the target tokens are predicted from.
+    """
+
+    audio: Tensor | None
+    hidden: Tensor
+    logits: Tensor
+
+
+def outputs(model: PreTrainedModel, batch: Batch) -> Outputs:
+    """Teacher-forced outputs for the target tokens."""
+    heard = _heard(model, batch)
+    states = decoder(model)(
+        inputs_embeds=_embed(model, batch, heard), attention_mask=batch.mask, use_cache=False
+    ).last_hidden_state
+    hidden: Tensor = states[:, :-1][batch.predicts]
+    return Outputs(torch.cat(heard) if heard else None, hidden, model.lm_head(hidden))
 
 
 def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Teacher-forced logits of the target tokens (predicted tokens, vocabulary)."""
-    hidden = decoder(model)(
-        inputs_embeds=embed(model, batch), attention_mask=batch.mask, use_cache=False
-    ).last_hidden_state
-    logits: Tensor = model.lm_head(hidden[:, :-1][batch.predicts])
-    return logits
+    return outputs(model, batch).logits

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from models.anatomy import decoder, tied
+from models.packaging import packaged, source_config
 from models.vocabulary import Vocabulary, read_vocabulary
 from space.errors import UserError, first_line
 from space.layout import MODEL_TYPES, Layout, layout_from_config
@@ -76,7 +77,8 @@ def layout_of_config(path: Path) -> Layout:
     """The layout of a ``config.json``; numbers it leaves out are transformers' defaults. Raises UserError."""
     try:
         raw = json.loads(path.read_bytes())
-        kind = raw.get("model_type") if isinstance(raw, dict) else None
+        raw = source_config(raw) if isinstance(raw, dict) else {}
+        kind = raw.get("model_type")
         if kind not in MODEL_TYPES:
             raise UserError(f"{path}: model type {kind!r}; tightfit reads {', '.join(MODEL_TYPES)}")
         return layout_from_config(AutoConfig.for_model(**raw).to_dict())
@@ -124,8 +126,10 @@ def load_processor(folder: Path) -> Any:
         raise UserError(f"{folder}: no tokenizer.json there; copy the folder again")
     try:
         if layout.encoder:
-            return AutoProcessor.from_pretrained(folder, local_files_only=True)
-        return TextProcessor(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+            # a checkpoint brings code along, which is for those without tightfit: it is not run here
+            return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # the config says which tokenizer it is, without the code that a checkpoint brings along
+        return TextProcessor(AutoTokenizer.from_pretrained(folder, config=read_config(folder), local_files_only=True))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = first_line(error)
         raise UserError(f"{folder}: tokenizer or processor does not load ({reason}); copy the folder again") from error
@@ -167,7 +171,7 @@ def pad_token(model: PreTrainedModel) -> int:
 
 
 def fixed_files(folder: Path) -> dict[str, bytes]:
-    """Bytes of the files a checkpoint carries along; JSON without its white space, as it counts.
+    """Bytes of the files a checkpoint carries along, with what makes it load; JSON without white space, as it counts.
 
     Raises UserError naming a file that is not JSON though its name says so.
     """
@@ -176,7 +180,7 @@ def fixed_files(folder: Path) -> dict[str, bytes]:
         # the same tokens once more, in the form of slow tokenizers
         found = {name: data for name, data in found.items() if name not in ("vocab.json", "merges.txt")}
     try:
-        return {name: _compact(data) if name.endswith(".json") else data for name, data in found.items()}
+        return packaged({name: _compact(data) if name.endswith(".json") else data for name, data in found.items()})
     except ValueError as error:
         raise UserError(f"{folder}: a JSON file is damaged ({first_line(error)}); copy the folder again") from error
 
@@ -185,9 +189,14 @@ def _compact(data: bytes) -> bytes:
     return json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def read_config(folder: Path) -> Any:
+    """The config of a model, or of the source model that a checkpoint was made of."""
+    return AutoConfig.for_model(**source_config(json.loads((folder / "config.json").read_bytes())))
+
+
 def empty_model(folder: Path) -> PreTrainedModel:
     """A model of a folder's config with weights that mean nothing yet, in float32."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = read_config(folder)
     if config.model_type == "qwen2_audio":
         model = Qwen2AudioForConditionalGeneration(config).eval()
     else:

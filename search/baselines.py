@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from space.allocate import allocate_plan
 from space.layout import Layout, Tower
 from space.limits import Limits
-from space.plan import RATES, Layer, Packed, Plan, Sublayer, uniform_plan
+from space.plan import REMOVED, Heal, Layer, Plan, uniform_plan
 from space.prior import GAP, Coverage, prior_loss
+from space.rates import Rate, uniform_rates
 
-# Bits tried for the baselines, each with groups of 64.
-_RATES = tuple(Packed(bits, 64) for bits in (2, 3, 4, 5, 6, 8))
-_GONE = Layer(Sublayer(0, RATES[0]), Sublayer(0, RATES[0]))
+_GONE = Layer(REMOVED, REMOVED)
 
 
 @dataclass(frozen=True)
@@ -25,32 +24,32 @@ class Start:
     plan: Plan
 
 
-def starts(limits: Limits, coverage: Coverage, heal_steps: int) -> list[Start]:
-    """The simple baselines, healed for `heal_steps`, and the allocator's plan on prior values, healed and unhealed."""
-    simple = [Start("baseline", name, plan) for name, plan in baselines(limits, heal_steps)]
+def starts(limits: Limits, coverage: Coverage, heal: Heal) -> list[Start]:
+    """The simple baselines, healed for `heal`, and the allocator's plan on prior values, healed and unhealed."""
+    simple = [Start("baseline", name, plan) for name, plan in baselines(limits, heal)]
     loss = prior_loss(limits.layout, coverage)
     plan, _ = allocate_plan(limits, lambda name, option: -loss(name, option), gap=GAP)
-    healed = {steps: replace(plan, heal_steps=steps) for steps in (heal_steps, 0)}
-    return simple + [Start("allocator", f"prior values, {steps} heal steps", one) for steps, one in healed.items()]
+    healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in (heal.steps, 0)]
+    return simple + [Start("allocator", f"prior values, {one.heal.steps} heal steps", one) for one in healed]
 
 
-def baselines(limits: Limits, heal_steps: int) -> Iterator[tuple[str, Plan]]:
+def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
     """One rate for everything, or middle layers removed and the rest at few bits.
 
     Named plans inside the limits: for each rate, the fewest middle layers removed from both towers that fit.
     """
-    for rate in reversed(_RATES):
+    for rate in reversed(uniform_rates(limits.layout.rates)):
         for removed in range(max(tower.layers for tower in limits.layout.towers)):
-            plan = without_middle_layers(limits.layout, rate, removed, heal_steps)
+            plan = without_middle_layers(limits.layout, rate, removed, heal)
             if limits.hold(plan):
                 name = f"{removed} middle layers removed" if removed else "uniform"
                 yield f"{name}, {rate.bits} bits", plan
                 break
 
 
-def without_middle_layers(layout: Layout, rate: Packed, removed: int, heal_steps: int) -> Plan:
+def without_middle_layers(layout: Layout, rate: Rate, removed: int, heal: Heal) -> Plan:
     """Everything at one rate, `removed` layers gone from the middle of each tower; each tower keeps at least one."""
-    plan = uniform_plan(layout, rate, heal_steps)
+    plan = uniform_plan(layout, rate, heal)
 
     def cut(tower: Tower) -> tuple[Layer, ...]:
         layers = plan.layers(tower)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compress.checkpoint import WEIGHTS, folder_bytes, is_checkpoint, load_translator, read_plan
+from compress.checkpoint import folder_bytes, is_checkpoint, load_translator, read_plan
 from corpora.roles import DIRECTIONS, open_corpus
-from models.loading import load_source, read_layout
+from models.loading import load_source, read_layout, tensor_shapes
+from models.modeling_tightfit import WEIGHTS
 from search.finalists import Exam
 from search.settings import check_directions
 from space.bins import DECIMAL, Units, bin_of
 from space.errors import UserError
-from space.size import tensor_bytes, unit_bytes, units
+from space.size import tensor_bytes
 
 
 def measure_size(folder: Path, units: Units = DECIMAL) -> dict[str, Any]:
@@ -40,7 +41,8 @@ def measure_size(folder: Path, units: Units = DECIMAL) -> dict[str, Any]:
 
 def _parts(folder: Path, files: dict[str, int]) -> dict[str, int]:
     """Weights by tower and kind, what is left of the weights' file, then every other file."""
-    parts = tensor_bytes({unit.name: unit_bytes(unit) for unit in units(*read_plan(folder))})
+    read_plan(folder)
+    parts = tensor_bytes({name: shape[0] for name, shape in tensor_shapes(folder / WEIGHTS).items()})
     parts["header"] = files[WEIGHTS] - sum(parts.values())
     return parts | {name: size for name, size in files.items() if name != WEIGHTS}
 

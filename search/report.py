@@ -172,3 +172,49 @@ def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:
     for direction, scores in evaluation["scores"].items():
         for signature in scores["signatures"]:
             console.print(f"{direction} {signature}", soft_wrap=True, highlight=False)
+
+
+def print_export(export: dict[str, Any], console: Console) -> None:
+    """Where a checkpoint was written for other runtimes, its bytes, and what loading it asks for."""
+    console.print(
+        f"{escape(export['path'])}: {export['form']}, {export['bytes']:,} bytes; {escape(export['remark'])}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def print_adaptation(adaptation: dict[str, Any], console: Console) -> None:
+    """The loss on the select role before and after, and what to do with the folder."""
+    loss, rank = adaptation["select_loss"], f" of rank {adaptation['rank']}" if adaptation["rank"] else ""
+    best = f"best after step {adaptation['best_step']}" if adaptation["best_step"] else "nothing helped: unchanged"
+    console.print(
+        f"{adaptation['method']}{rank}, {adaptation['steps']} steps on {adaptation['role']} "
+        f"({', '.join(adaptation['langs'])}), loss on select {loss['before']:.4f} before, {loss['after']:.4f} after "
+        f"({best})",
+        soft_wrap=True,
+    )
+    path = escape(adaptation["path"])
+    console.print(f"adapted model: {path}; search it with --model {path}", soft_wrap=True)
+
+
+def print_streaming(streaming: dict[str, Any], console: Console) -> None:
+    """What was written, how it was measured, and the memory it took."""
+    path = escape(streaming["path"])
+    console.print(
+        f"{path}: {streaming['bytes']:,} bytes of {streaming['predicted_bytes']:,} predicted, "
+        f"{streaming['parameters']:,} parameters; the source has {streaming['source_bytes']:,} bytes",
+        soft_wrap=True,
+    )
+    console.print(
+        f"measured on {streaming['utterances']} utterances of {streaming['role']} ({', '.join(streaming['langs'])}), "
+        f"{streaming['units']} units in {streaming['seconds']:.1f} s"
+        + (f", {streaming['units_resumed']} of them done before" if streaming["units_resumed"] else ""),
+        soft_wrap=True,
+    )
+    if streaming["heal_steps_left_out"]:
+        console.print(f"unhealed: the plan's {streaming['heal_steps_left_out']} heal steps were left out")
+    console.print(
+        f"peak memory {format_bytes(streaming['peak_bytes'])}, promised under {format_bytes(streaming['bound_bytes'])}",
+        soft_wrap=True,
+    )
+    console.print(f"score it: python launch.py evaluate {path}", soft_wrap=True)

@@ -32,6 +32,7 @@ from space.choices import VOCABULARY
 from space.genes import HEAL_STEPS
 from space.limits import Limits
 from space.pins import read_pins
+from space.plan import Heal
 
 SUMMARY = "summary.json"
 
@@ -93,7 +94,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
 
 
 def _search(job: Job) -> None:
-    first = starts(job.limits, job.source.vocabulary.coverage, max(HEAL_STEPS))
+    first = starts(job.limits, job.source.vocabulary.coverage, Heal(max(HEAL_STEPS)))
     terms = Terms(job.limits, first, job.settings.seed, job.signature)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with _progress(job.console) as progress:

@@ -11,19 +11,23 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compress.heal import make_lessons
-from compress.importance import measure_moments
+from compress.importance import measure
 from compress.pipeline import Bank, compress
+from compress.prune import removal_orders
 from compress.vocabulary import Curriculum
 from corpora.roles import Corpus, Example
 from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_utterance
 from models.loading import Source, pad_token
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
-from space.plan import Plan
+from space.plan import NO_HEAL, Plan, uniform_plan
+from space.rates import WHOLE
 
 _BATCH_ROWS = 48
 # Rows of the calibrate role that moments are measured on.
 _MOMENT_ROWS = 192
+# How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
+_TRIAL_TOLERANCE = 0.015
 # Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
 RUNG_UTTERANCES = (8, 48)
 SIGNATURE = f"KL(source||candidate), nats a token|at most {RUNG_UTTERANCES} utterances of the proxy role"
@@ -60,13 +64,14 @@ class Workbench:
         def done(pruned: bool) -> Evaluation:
             return Evaluation(tuple(scores), time.monotonic() - started, pruned)
 
-        model = compress(self.source, plan, self.bank, heal_steps=0, seed=seed).model
+        plain = replace(plan, heal=NO_HEAL)
+        model = compress(self.source, plain, self.bank, seed=seed, tolerance=_TRIAL_TOLERANCE).model
         for rung, utterances in enumerate(RUNG_UTTERANCES):
             scores.append(self.divergence(model, plan.vocabulary, utterances))
             if not promote(rung, scores[-1]):
                 return done(pruned=True)
-        if plan.heal_steps:
-            model = compress(self.source, plan, self.bank, heal_steps=plan.heal_steps, seed=seed).model
+        if plan.heal.steps:
+            model = compress(self.source, plan, self.bank, seed=seed, tolerance=_TRIAL_TOLERANCE).model
             scores.append(self.divergence(model, plan.vocabulary))
         else:
             scores.append(scores[-1])
@@ -77,9 +82,11 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> 
     """Measures the bank on the calibrate role and the teacher on the proxy role."""
     calibrate = make_rows(source, by_turns(corpus.examples("calibrate")), languages)
     proxy = make_rows(source, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
-    # One row a batch: nothing is padded, so no padding is measured.
-    moments = measure_moments(source, batches(calibrate[:_MOMENT_ROWS], 1, pad_token(source.model)))
-    bank = Bank(moments, Curriculum(make_lessons(source.model, calibrate, _BATCH_ROWS), source.vocabulary))
+    # One utterance a batch: hardly anything is padded, so hardly any padding is measured.
+    first = batches(calibrate[:_MOMENT_ROWS], len(languages), pad_token(source.model))
+    measured = measure(source.model, uniform_plan(source.layout, WHOLE), first)
+    lessons = Curriculum(make_lessons(source.model, calibrate, _BATCH_ROWS), source.vocabulary)
+    bank = Bank(measured.hessians, removal_orders(source, measured.hessians), lessons)
     scored = Curriculum(make_lessons(source.model, proxy, _BATCH_ROWS), source.vocabulary)
     return Workbench(source, bank, scored, len(languages))
 

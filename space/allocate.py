@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from space.choices import VOCABULARY, Option, choices_of, is_hearing, plan_of
 from space.errors import UserError
 from space.limits import Limits, allowed_options, option_bytes, smallest_plan
-from space.plan import Plan, Sublayer
+from space.plan import NO_HEAL, Heal, Plan, Sublayer
 from space.size import HEADER_FRAME_BYTES, header_entry_bytes, plan_entry_bytes
 
 _BISECTIONS = 100
@@ -231,7 +231,7 @@ def _spend(
 
 
 def allocate_plan(
-    limits: Limits, value: Callable[[str, Option], float], *, gap: float = 0.0, heal_steps: int = 0
+    limits: Limits, value: Callable[[str, Option], float], *, gap: float = 0.0, heal: Heal = NO_HEAL
 ) -> tuple[Plan, Allocation]:
     """The plan inside the limits with the largest sum of values, given for every option of every choice.
 
@@ -249,7 +249,7 @@ def allocate_plan(
             # within the bytes that the header's offsets are counted too long
             plan = smallest_plan(limits)
             worth = sum(value(name, option) for name, option in choices_of(limits.layout, plan).items())
-            return replace(plan, heal_steps=heal_steps), Allocation((), limits.bytes_of(plan), worth, worth)
+            return replace(plan, heal=heal), Allocation((), limits.bytes_of(plan), worth, worth)
         if found is None:
             raise UserError(
                 f"{limits.size_range.name}: no plan falls between its bounds"
@@ -260,7 +260,7 @@ def allocate_plan(
             for several, group, i in zip(names, options, found.chosen, strict=True)
             for name, option in zip(several, group[i], strict=True)
         }
-        plan = plan_of(limits.layout, chosen, heal_steps)
+        plan = plan_of(limits.layout, chosen, heal)
         size = limits.bytes_of(plan)
         assert size < limits.size_range.bound_bytes
         if size >= limits.size_range.least_bytes:

@@ -7,10 +7,11 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from space.layout import Layout, Tower
-from space.plan import RATES, Layer, Packed, Plan, Sublayer, plan_with
+from space.plan import NO_HEAL, REMOVED, Heal, Layer, Plan, Sublayer, plan_with
+from space.rates import Coded, Packed, Rate
 
 # What is chosen: heads or channels with a rate, a table's rate, or how many tokens stay.
-Option = Sublayer | Packed | int
+Option = Sublayer | Rate | int
 PARTS = ("attention", "ffn")
 VOCABULARY = "vocabulary"
 # FFN widths are searched in sixteenths of the source's.
@@ -34,9 +35,9 @@ def sizes(tower: Tower, part: str) -> list[int]:
     return sorted({width_of(step, tower.ffn) for step in range(WIDTH_STEPS + 1)})
 
 
-def sublayer(kept: int, rate: Packed) -> Sublayer:
-    """A removed sublayer has the cheapest rate, so that one model is one plan."""
-    return Sublayer(kept, rate if kept else RATES[0])
+def sublayer(kept: int, rate: Rate) -> Sublayer:
+    """A removed sublayer has one rate whatever is asked for, so that one model is one plan."""
+    return Sublayer(kept, rate) if kept else REMOVED
 
 
 def place(tower: str, index: int, part: str) -> str:
@@ -55,16 +56,16 @@ def choices(layout: Layout) -> Mapping[str, tuple[Option, ...]]:
     found: dict[str, tuple[Option, ...]] = {}
     for tower in layout.towers:
         options = {
-            part: tuple(Sublayer(kept, rate) for kept in sizes(tower, part) for rate in (RATES if kept else RATES[:1]))
+            part: (REMOVED, *(Sublayer(kept, rate) for kept in sizes(tower, part)[1:] for rate in layout.rates))
             for part in PARTS
         }
         for index in range(tower.layers):
             found |= {place(tower.name, index, part): options[part] for part in PARTS}
-    found |= dict.fromkeys(layout.tables, RATES)
+    found |= dict.fromkeys(layout.tables, layout.rates)
     return MappingProxyType(found | {VOCABULARY: layout.vocabulary_sizes})
 
 
-def plan_of(layout: Layout, chosen: Mapping[str, Option], heal_steps: int) -> Plan:
+def plan_of(layout: Layout, chosen: Mapping[str, Option], heal: Heal = NO_HEAL) -> Plan:
     """The plan that takes an option of every choice."""
 
     def part(tower: Tower, index: int, name: str) -> Sublayer:
@@ -78,10 +79,10 @@ def plan_of(layout: Layout, chosen: Mapping[str, Option], heal_steps: int) -> Pl
         )
         for tower in layout.towers
     }
-    tables = {name: option for name in layout.tables if isinstance(option := chosen[name], Packed)}
+    tables = {name: option for name in layout.tables if isinstance(option := chosen[name], Packed | Coded)}
     vocabulary = chosen[VOCABULARY]
     assert isinstance(vocabulary, int)
-    return plan_with(stacks.get("encoder", ()), stacks["decoder"], tables, vocabulary=vocabulary, heal_steps=heal_steps)
+    return plan_with(stacks.get("encoder", ()), stacks["decoder"], tables, vocabulary=vocabulary, heal=heal)
 
 
 def choices_of(layout: Layout, plan: Plan) -> dict[str, Option]:

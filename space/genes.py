@@ -12,9 +12,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from space.choices import PARTS, VOCABULARY, Option, choices_of, hears, is_hearing, place, plan_of, sizes, sublayer
 from space.layout import Layout
 from space.limits import Limits, allowed_options
-from space.plan import RATE_NAMES, RATES, Packed, Plan, Sublayer, rate_named
+from space.plan import Heal, Plan, Sublayer
+from space.rates import Coded, Packed, rate_named
 
 HEAL_STEPS = (0, 8, 16, 24)
+HEAL_RANKS = (0, 8, 32)
+HEAL_RATES = (0.5, 1.0, 2.0)
 # Parameters of a sublayer: how much stays, in steps of `space.choices.sizes`, and the rate.
 _NAMES = {"attention": ("heads", "attention_rate"), "ffn": ("width", "ffn_rate")}
 
@@ -22,7 +25,7 @@ _NAMES = {"attention": ("heads", "attention_rate"), "ffn": ("width", "ffn_rate")
 def distributions(layout: Layout) -> dict[str, BaseDistribution]:
     """The joint space: every name and range of `encode`'s parameters."""
     space: dict[str, BaseDistribution] = {}
-    rates = CategoricalDistribution(RATE_NAMES)
+    rates = CategoricalDistribution(tuple(map(str, layout.rates)))
     for tower in layout.towers:
         for index in range(tower.layers):
             for part in PARTS:
@@ -31,7 +34,11 @@ def distributions(layout: Layout) -> dict[str, BaseDistribution]:
                 space[f"{tower.name}.{index}.{rate}"] = rates
     space |= {f"{table}.rate": rates for table in layout.tables}
     space[VOCABULARY] = IntDistribution(0, len(layout.vocabulary_sizes) - 1)
-    space["heal_steps"] = CategoricalDistribution(HEAL_STEPS)
+    space |= {
+        "heal_steps": CategoricalDistribution(HEAL_STEPS),
+        "heal_rank": CategoricalDistribution(HEAL_RANKS),
+        "heal_rate": CategoricalDistribution(HEAL_RATES),
+    }
     return space
 
 
@@ -46,7 +53,8 @@ def decode(params: Mapping[str, Any], layout: Layout) -> Plan:
                 chosen[place(tower.name, index, part)] = sublayer(steps[part][int(size)], rate_named(rate))
     chosen |= {table: rate_named(params[f"{table}.rate"]) for table in layout.tables}
     chosen[VOCABULARY] = layout.vocabulary_sizes[int(params[VOCABULARY])]
-    return plan_of(layout, chosen, int(params["heal_steps"]))
+    heal = Heal(int(params["heal_steps"]), int(params["heal_rank"]), float(params["heal_rate"]))
+    return plan_of(layout, chosen, heal)
 
 
 def encode(plan: Plan, layout: Layout) -> dict[str, Any]:
@@ -59,10 +67,11 @@ def encode(plan: Plan, layout: Layout) -> dict[str, Any]:
                 size, rate = _NAMES[part]
                 kept: Sublayer = getattr(layer, part)
                 params[f"{tower.name}.{index}.{size}"] = steps[part].index(kept.kept)
-                params[f"{tower.name}.{index}.{rate}"] = str(kept.rate)
+                params[f"{tower.name}.{index}.{rate}"] = str(kept.rate if kept.kept else layout.rates[0])
     params |= {f"{table}.rate": str(plan.rate(table)) for table in layout.tables}
     params[VOCABULARY] = layout.vocabulary_sizes.index(plan.vocabulary)
-    return {**params, "heal_steps": plan.heal_steps}
+    heal = plan.heal
+    return {**params, "heal_steps": heal.steps, "heal_rank": heal.rank, "heal_rate": heal.rate}
 
 
 @dataclass(frozen=True)
@@ -90,11 +99,13 @@ def knobs(chosen: Mapping[str, Option], layout: Layout) -> Iterator[Knob]:
                 assert isinstance(now, Sublayer)
                 yield Knob(name, steps.index(now.kept), tuple(sublayer(kept, now.rate) for kept in steps))
                 if now.kept:
-                    yield Knob(name, RATES.index(now.rate), tuple(replace(now, rate=rate) for rate in RATES))
+                    yield Knob(
+                        name, layout.rates.index(now.rate), tuple(replace(now, rate=rate) for rate in layout.rates)
+                    )
     for table in layout.tables:
         rate = chosen[table]
-        assert isinstance(rate, Packed)
-        yield Knob(table, RATES.index(rate), RATES)
+        assert isinstance(rate, Packed | Coded)
+        yield Knob(table, layout.rates.index(rate), layout.rates)
     tokens = chosen[VOCABULARY]
     assert isinstance(tokens, int)
     yield Knob(VOCABULARY, layout.vocabulary_sizes.index(tokens), layout.vocabulary_sizes)
@@ -123,14 +134,14 @@ def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
             if option is None:
                 continue
             candidate = {**chosen, knob.name: option}
-            moved = plan_of(layout, candidate, plan.heal_steps)
+            moved = plan_of(layout, candidate, plan.heal)
             if hears(moved) and (by < 0 or limits.bytes_of(moved) < limits.size_range.bound_bytes):
                 chosen = candidate
                 return True
         return False
 
     def size() -> int:
-        return limits.bytes_of(plan_of(layout, chosen, plan.heal_steps))
+        return limits.bytes_of(plan_of(layout, chosen, plan.heal))
 
     while size() >= limits.size_range.bound_bytes:
         if not step(-1):
@@ -138,7 +149,7 @@ def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
     while size() < limits.size_range.least_bytes:
         if not step(+1):
             raise AssertionError(f"{limits.size_range.name}: stuck under the lower bound, though something fits")
-    return plan_of(layout, chosen, plan.heal_steps)
+    return plan_of(layout, chosen, plan.heal)
 
 
 def _allowed_step(knob: Knob, by: int, limits: Limits) -> Option | None:
@@ -146,7 +157,7 @@ def _allowed_step(knob: Knob, by: int, limits: Limits) -> Option | None:
     option, now = knob.stepped(by), knob.options[knob.level]
     candidates = [] if option is None else [option]
     if isinstance(option, Sublayer) and isinstance(now, Sublayer) and not now.kept:
-        candidates = [replace(option, rate=rate) for rate in RATES]
+        candidates = [replace(option, rate=rate) for rate in limits.layout.rates]
     return next((one for one in candidates if limits.pins.allow(knob.name, one)), None)
 
 
@@ -157,18 +168,20 @@ def _pinned(plan: Plan, limits: Limits) -> Plan:
     for name, option in chosen.items():
         if not limits.pins.allow(name, option):
             chosen[name] = min(allowed[name], key=lambda other, now=option: _distance(now, other))  # type: ignore[misc]
-    return plan_of(limits.layout, chosen, plan.heal_steps)
+    return plan_of(limits.layout, chosen, plan.heal)
 
 
-def _distance(now: Option, other: Option) -> tuple[int, int]:
+def _distance(now: Option, other: Option) -> tuple[int, float]:
     """How far apart two options of a choice are: in size first, then in rate."""
+    if isinstance(now, int) or isinstance(other, int):
+        assert isinstance(now, int)
+        assert isinstance(other, int)
+        return abs(now - other), 0
     if isinstance(now, Sublayer) and isinstance(other, Sublayer):
-        return abs(now.kept - other.kept), abs(RATES.index(now.rate) - RATES.index(other.rate))
-    if isinstance(now, Packed) and isinstance(other, Packed):
-        return 0, abs(RATES.index(now) - RATES.index(other))
-    assert isinstance(now, int)
-    assert isinstance(other, int)
-    return abs(now - other), 0
+        return abs(now.kept - other.kept), abs(now.rate.bits - other.rate.bits)
+    assert not isinstance(now, Sublayer)
+    assert not isinstance(other, Sublayer)
+    return 0, abs(now.bits - other.bits)
 
 
 def _heard(plan: Plan, limits: Limits) -> Plan:
@@ -179,5 +192,5 @@ def _heard(plan: Plan, limits: Limits) -> Plan:
     for name, options in allowed_options(limits).items():
         for option in options if is_hearing(name) else ():
             if isinstance(option, Sublayer) and option.kept:
-                return plan_of(limits.layout, {**chosen, name: option}, plan.heal_steps)
+                return plan_of(limits.layout, {**chosen, name: option}, plan.heal)
     raise AssertionError("Limits.check lets no plan through without decoder attention")

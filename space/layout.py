@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from space.errors import UserError
+from space.rates import LADDERS, Rate
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Layout:
     """A decoder with its vocabulary; for Qwen2-Audio an encoder too, convolutions before it and a projector behind.
 
     A plain decoder-only model has no encoder and `mel_bins` and `positions` of 0. `tied` says that lm_head is the
-    embedding. `vocabulary_sizes`, ascending, the whole vocabulary last, are those it may be trimmed to.
+    embedding. `vocabulary_sizes`, ascending, the whole vocabulary last, are those it may be trimmed to,
+    `rates`, cheapest first, those its parts may be stored at.
     """
 
     decoder: Tower
@@ -80,6 +82,7 @@ class Layout:
     positions: int = 0
     tied: bool = False
     vocabulary_sizes: tuple[int, ...] = ()
+    rates: tuple[Rate, ...] = LADDERS["coded"]
 
     def __post_init__(self) -> None:
         if not self.vocabulary_sizes:

@@ -11,7 +11,8 @@ from space.choices import Option, choices, choices_of, hears, is_hearing, plan_o
 from space.errors import UserError
 from space.layout import Layout, Tower
 from space.pins import FREE, Pins
-from space.plan import Packed, Plan, Sublayer
+from space.plan import Plan, Sublayer
+from space.rates import Coded, Packed, Rate
 from space.size import FixedBytes, Unit, plan_size, unit_bytes
 
 
@@ -78,7 +79,7 @@ def smallest_plan(limits: Limits) -> Plan:
     """
     layout, allowed = limits.layout, allowed_options(limits)
     chosen = {name: _extreme(layout, name, options, min) for name, options in allowed.items()}
-    plan = plan_of(layout, chosen, 0)
+    plan = plan_of(layout, chosen)
     if hears(plan):
         return plan
     attentions = {
@@ -90,7 +91,7 @@ def smallest_plan(limits: Limits) -> Plan:
     if not cheapest:
         raise UserError(f"{limits.pins}: the decoder needs the attention of at least one layer; loosen one of them")
     name, option = min(cheapest, key=lambda one: _own_bytes(layout, *one))
-    return plan_of(layout, {**chosen, name: option}, 0)
+    return plan_of(layout, {**chosen, name: option})
 
 
 @lru_cache(maxsize=16)
@@ -98,7 +99,7 @@ def largest_plan(limits: Limits) -> Plan:
     """The most bytes the pins allow."""
     layout = limits.layout
     chosen = {name: _extreme(layout, name, options, max) for name, options in allowed_options(limits).items()}
-    return plan_of(layout, chosen, 0)
+    return plan_of(layout, chosen)
 
 
 def _extreme(layout: Layout, name: str, options: tuple[Option, ...], which: Callable[..., Option]) -> Option:
@@ -111,9 +112,9 @@ def _own_bytes(layout: Layout, name: str, option: Option) -> int:
     return option if isinstance(option, int) else option_bytes(layout, name, option, layout.vocabulary)
 
 
-def option_bytes(layout: Layout, name: str, option: Sublayer | Packed, vocabulary: int) -> int:
+def option_bytes(layout: Layout, name: str, option: Sublayer | Rate, vocabulary: int) -> int:
     """Tensor bytes of a sublayer's or table's option; `vocabulary` tokens stay in the tables."""
-    if isinstance(option, Packed):
+    if isinstance(option, Packed | Coded):
         return unit_bytes(Unit(name, layout.table(name, vocabulary), option))
     tower_name, _, part = name.split(".")
     return _sublayer_bytes(layout.decoder if tower_name == "decoder" else layout.towers[0], part, option)

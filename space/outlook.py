@@ -12,8 +12,9 @@ from space.errors import UserError
 from space.layout import Layout
 from space.limits import Limits, largest_plan, smallest_plan
 from space.pins import read_pins
-from space.plan import RATES, Packed, Plan, uniform_plan
+from space.plan import Plan, uniform_plan
 from space.prior import GAP
+from space.rates import Rate
 from space.size import part_bytes, plan_parameters, plan_size, units
 
 # What could be left alone, and what is said where a range leaves no room for it. Of each list the first that holds is
@@ -49,7 +50,7 @@ _LEFT_ALONE = (
 class Uniform:
     """One rate for everything, nothing pruned: its bytes, and whether it stays under the bound."""
 
-    rate: Packed
+    rate: Rate
     size_bytes: int
     fits: bool
 
@@ -86,7 +87,7 @@ def look_out(limits: Limits, loss: Callable[[str, Option], float], needs: Sequen
     layout, bound = limits.layout, limits.size_range.bound_bytes
     plan, allocation = allocate_plan(limits, lambda name, option: -loss(name, option), gap=GAP)
     size = plan_size(layout, plan, limits.fixed_bytes)
-    uniform = [(rate, limits.bytes_of(uniform_plan(layout, rate))) for rate in RATES]
+    uniform = [(rate, limits.bytes_of(uniform_plan(layout, rate))) for rate in layout.rates]
     necessary = [[need for need in chain if need.least_bytes >= bound][:1] for chain in needs]
     return Outlook(
         size_range=limits.size_range,

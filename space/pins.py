@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from space.choices import PARTS, VOCABULARY, Option, choices, place, whole_size
 from space.errors import UserError
 from space.layout import Layout
-from space.plan import RATE_NAMES, RATES, TABLES, TOWERS, Packed, Sublayer, rate_named
+from space.plan import TABLES, TOWERS, Sublayer
+from space.rates import Rate, rate_named
 
 PIN_HELP = (
     "WHERE:RULE; WHERE is all, encoder, decoder, attention, ffn, tables, a tower's layer (decoder.first, encoder.0-3), "
     f"its attention or ffn (decoder.last.ffn), {', '.join(TABLES)} or {VOCABULARY}; RULE is keep, whole, gone, "
-    "bits>=4, bits<=4, bits=4, rate=4g64 or, for the vocabulary, tokens>=8000"
+    "bits>=4, bits<=4, bits=4, rate=c1.6 or, for the vocabulary, tokens>=8000"
 )
 _WHERE = re.compile(
     rf"(?P<tower>{'|'.join(TOWERS)})(\.(?P<layer>first|last|\d+(-\d+)?))?(\.(?P<part>{'|'.join(PARTS)}))?"
 )
-_RULE = re.compile(r"(?P<word>bits|tokens)(?P<relation>>=|<=|=)(?P<number>\d+)|rate=(?P<rate>\w+)|keep|whole|gone")
-_RELATIONS: dict[str, Callable[[int, int], bool]] = {">=": operator.ge, "<=": operator.le, "=": operator.eq}
+_RULE = re.compile(
+    r"(?P<word>bits|tokens)(?P<relation>>=|<=|=)(?P<number>\d+(\.\d+)?)"
+    r"|rate=(?P<rate>[\w.]+)|keep|whole|gone"
+)
+_RELATIONS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le, "=": operator.eq}
 _Test = Callable[[str, Option], bool]
 
 
@@ -67,10 +71,13 @@ def _read(text: str, layout: Layout) -> tuple[frozenset[str], _Test]:
         raise UserError(f"--pin {text!r}: tokens are for the vocabulary, and it knows tokens and whole only")
     if rule in ("keep", "gone", "whole") and names <= set(TABLES):
         raise UserError(f"--pin {text!r}: a table is always there whole; pin its bits or its rate")
-    if match["rate"] and match["rate"] not in RATE_NAMES:
-        raise UserError(f"--pin {text!r}: rate {match['rate']!r} is not one of {', '.join(RATE_NAMES)}")
-    if match["word"] == "bits" and not any(_RELATIONS[match["relation"]](r.bits, int(match["number"])) for r in RATES):
-        raise UserError(f"--pin {text!r}: no rate has these bits; there are {', '.join(RATE_NAMES)}")
+    rates = layout.rates
+    if match["rate"] and match["rate"] not in map(str, rates):
+        raise UserError(f"--pin {text!r}: rate {match['rate']!r} is not one of {', '.join(map(str, rates))}")
+    if match["word"] == "bits" and not any(
+        _RELATIONS[match["relation"]](r.bits, float(match["number"])) for r in rates
+    ):
+        raise UserError(f"--pin {text!r}: no rate has these bits; there are {', '.join(map(str, rates))}")
     return names, _test(match, rule, layout)
 
 
@@ -104,10 +111,10 @@ def _test(match: re.Match[str], rule: str, layout: Layout) -> _Test:
     """Whether an option keeps to a rule; rules of bits leave removed sublayers alone."""
     if match["word"] == "tokens":
         return lambda _name, option: (
-            isinstance(option, int) and _RELATIONS[match["relation"]](option, int(match["number"]))
+            isinstance(option, int) and _RELATIONS[match["relation"]](option, float(match["number"]))
         )
     if match["word"] == "bits":
-        relation, bits = _RELATIONS[match["relation"]], int(match["number"])
+        relation, bits = _RELATIONS[match["relation"]], float(match["number"])
         return lambda _name, option: _removed(option) or relation(_rate(option).bits, bits)
     if match["rate"]:
         wanted = rate_named(match["rate"])
@@ -129,8 +136,6 @@ def _removed(option: Option) -> bool:
     return isinstance(option, Sublayer) and not option.kept
 
 
-def _rate(option: Option) -> Packed:
+def _rate(option: Option) -> Rate:
     assert not isinstance(option, int)
-    rate = option.rate if isinstance(option, Sublayer) else option
-    assert rate in RATES
-    return rate
+    return option.rate if isinstance(option, Sublayer) else option

@@ -8,46 +8,10 @@ from dataclasses import dataclass
 
 from space.errors import UserError
 from space.layout import Layout, Tower
+from space.rates import NO_RATE, Coded, Packed, Rate, rate_named
 
-
-@dataclass(frozen=True, order=True)
-class Packed:
-    """Fixed-width storage: `bits` an entry, and for every `group` entries of a row or what is left, a 16-bit scale.
-
-    16 bits means bf16 as it is, without groups (`group` is 0).
-    """
-
-    bits: int
-    group: int
-
-    def __str__(self) -> str:
-        return "16" if self.bits == 16 else f"{self.bits}g{self.group}"
-
-
-# Cheapest first; the order is that of the bytes.
-RATES = (
-    Packed(2, 128),
-    Packed(2, 64),
-    Packed(2, 32),
-    Packed(3, 128),
-    Packed(3, 64),
-    Packed(4, 128),
-    Packed(4, 64),
-    Packed(5, 64),
-    Packed(6, 64),
-    Packed(8, 64),
-    Packed(16, 0),
-)
 TOWERS = ("encoder", "decoder")
 TABLES = ("embedding", "lm_head", "projector", "convolutions")
-RATE_NAMES = tuple(str(rate) for rate in RATES)
-
-
-def rate_named(name: str) -> Packed:
-    """The rate a name such as ``4g64`` stands for. Raises UserError for another name."""
-    if name not in RATE_NAMES:
-        raise UserError(f"rate {name!r}: not one of {', '.join(RATE_NAMES)}")
-    return RATES[RATE_NAMES.index(name)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +19,10 @@ class Sublayer:
     """What stays of a sublayer: `kept` key/value heads or FFN channels (0 = the sublayer goes), stored at `rate`."""
 
     kept: int
-    rate: Packed
+    rate: Rate
+
+
+REMOVED = Sublayer(0, NO_RATE)
 
 
 @dataclass(frozen=True)
@@ -64,6 +31,25 @@ class Layer:
 
     attention: Sublayer
     ffn: Sublayer
+
+
+@dataclass(frozen=True)
+class Heal:
+    """How a pruned model is healed: `steps` steps with adapters of `rank`, or of all weights where it is 0.
+
+    `rate` is the peak learning rate over what is usual for such steps.
+    """
+
+    steps: int = 0
+    rank: int = 0
+    rate: float = 1.0
+
+    def __str__(self) -> str:
+        """Always of one width, so that healing changes no bytes."""
+        return f"{self.steps:06d} {self.rank:03d} {self.rate:.1e}"
+
+
+NO_HEAL = Heal()
 
 
 @dataclass(frozen=True)
@@ -76,29 +62,29 @@ class Plan:
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
     vocabulary: int
-    embedding: Packed
-    lm_head: Packed | None
-    projector: Packed | None
-    convolutions: Packed | None
-    heal_steps: int
+    embedding: Rate
+    lm_head: Rate | None
+    projector: Rate | None
+    convolutions: Rate | None
+    heal: Heal
 
     def to_json(self) -> str:
-        """Compact, since it counts: a layer is ``[heads, rate, channels, rate]``; heal steps have a fixed width."""
+        """Compact, since it counts: a layer is ``[heads, rate, channels, rate]``; healing has a fixed width."""
         towers = {
             name: [[x.attention.kept, str(x.attention.rate), x.ffn.kept, str(x.ffn.rate)] for x in getattr(self, name)]
             for name in TOWERS
         }
         tables = {name: str(rate) for name in TABLES if (rate := getattr(self, name)) is not None}
-        plan = {**towers, "vocabulary": self.vocabulary, **tables, "heal_steps": f"{self.heal_steps:06d}"}
+        plan = {**towers, "vocabulary": self.vocabulary, **tables, "heal": str(self.heal)}
         return json.dumps(plan, separators=(",", ":"))
 
     def layers(self, tower: Tower) -> tuple[Layer, ...]:
         return self.encoder if tower.name == "encoder" else self.decoder
 
-    def rate(self, table: str) -> Packed:
+    def rate(self, table: str) -> Rate:
         """The rate of a table the layout has."""
         found = getattr(self, table)
-        assert isinstance(found, Packed), f"the plan has no {table}"
+        assert isinstance(found, Packed | Coded), f"the plan has no {table}"
         return found
 
 
@@ -108,38 +94,38 @@ def plan_from_json(text: str) -> Plan:
         raw = json.loads(text)
         encoder, decoder = (tuple(_layer(*row) for row in raw[name]) for name in TOWERS)
         tables = {name: rate_named(raw[name]) if name in raw else None for name in TABLES}
-        return plan_with(encoder, decoder, tables, vocabulary=int(raw["vocabulary"]), heal_steps=int(raw["heal_steps"]))
-    except (KeyError, TypeError, ValueError, UserError) as error:
+        steps, rank, rate = raw["heal"].split()
+        heal = Heal(int(steps), int(rank), float(rate))
+        return plan_with(encoder, decoder, tables, vocabulary=int(raw["vocabulary"]), heal=heal)
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"plan.json is damaged ({error}); copy the checkpoint again") from error
 
 
 def plan_with(
     encoder: tuple[Layer, ...],
     decoder: tuple[Layer, ...],
-    tables: Mapping[str, Packed | None],
+    tables: Mapping[str, Rate | None],
     *,
     vocabulary: int,
-    heal_steps: int,
+    heal: Heal,
 ) -> Plan:
     """A plan from a mapping of table names to rates. Raises KeyError where there is no rate for the embedding."""
     embedding = tables["embedding"]
     if embedding is None:
         raise KeyError("embedding")
     others = {name: tables.get(name) for name in TABLES[1:]}
-    return Plan(encoder, decoder, vocabulary, embedding, **others, heal_steps=heal_steps)
+    return Plan(encoder, decoder, vocabulary, embedding, **others, heal=heal)
 
 
 def _layer(heads: int, attention_rate: str, channels: int, ffn_rate: str) -> Layer:
     return Layer(Sublayer(int(heads), rate_named(attention_rate)), Sublayer(int(channels), rate_named(ffn_rate)))
 
 
-def uniform_plan(layout: Layout, rate: Packed, heal_steps: int = 0) -> Plan:
+def uniform_plan(layout: Layout, rate: Rate, heal: Heal = NO_HEAL) -> Plan:
     """Nothing pruned, everything at one rate."""
     stacks = {
         tower.name: (Layer(Sublayer(tower.kv_heads, rate), Sublayer(tower.ffn, rate)),) * tower.layers
         for tower in layout.towers
     }
     tables = dict.fromkeys(layout.tables, rate)
-    return plan_with(
-        stacks.get("encoder", ()), stacks["decoder"], tables, vocabulary=layout.vocabulary, heal_steps=heal_steps
-    )
+    return plan_with(stacks.get("encoder", ()), stacks["decoder"], tables, vocabulary=layout.vocabulary, heal=heal)

@@ -14,10 +14,13 @@ from functools import cache
 
 from space.choices import PARTS, VOCABULARY, Option, whole_size
 from space.layout import Layout, Tower
-from space.plan import Packed, Sublayer
+from space.plan import Sublayer
+from space.rates import Coded, Packed, Rate
 
 # Signal to noise in dB of the weights at 2, 3 and 4 bits, of a real Whisper's linear layers; more bits at 6 dB each.
 _DECIBELS = {2: 8.0, 3: 13.5, 4: 19.2, 5: 25.2, 6: 31.2, 8: 43.2, 16: math.inf}
+# Coded: what a bit brings, and what error feedback and entropy coding bring before the first one is spent.
+_DECIBELS_A_BIT, _DECIBELS_OF_FEEDBACK = 6.02, 5.0
 # dB for halving the groups of 128, once or twice.
 _DECIBELS_A_HALVING = 0.5
 # The least important share p of heads or channels holds about this power of p of the energy.
@@ -34,10 +37,13 @@ Coverage = Callable[[int], float]
 GAP = 1e-4
 
 
-def rate_noise(rate: Packed) -> float:
+def rate_noise(rate: Rate) -> float:
     """Noise power over signal power of weights stored at a rate."""
     if rate.bits == 16:
         return 0.0
+    if isinstance(rate, Coded):
+        decibels = _DECIBELS_A_BIT * rate.bits + _DECIBELS_OF_FEEDBACK * min(1.0, rate.bits)
+        return math.pow(10, -decibels / 10)
     decibels = _DECIBELS[rate.bits] + _DECIBELS_A_HALVING * math.log2(128 / rate.group)
     return math.pow(10, -decibels / 10)
 
@@ -59,7 +65,7 @@ def prior_loss(layout: Layout, coverage: Coverage | None = None) -> Callable[[st
         if name == VOCABULARY:
             assert isinstance(option, int)
             return _VOCABULARY_WEIGHT * (1 - covered(option))
-        if isinstance(option, Packed):
+        if isinstance(option, Packed | Coded):
             return _TABLE_WEIGHT[name] * rate_noise(option)
         assert isinstance(option, Sublayer)
         tower_name, index, part = name.split(".")

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from space.layout import Layout, Linear
-from space.plan import Packed, Plan, Sublayer
+from space.plan import Plan, Sublayer
+from space.rates import WHOLE, Coded, Rate
 
-WHOLE = Packed(16, 0)
+# What a coded matrix may take beyond its rate: head of the stream, tables of symbols.
+CODED_FRAME_BYTES = 48
 # Bytes of config, tokenizer and processor files by the number of tokens that stay.
 FixedBytes = Callable[[int], int]
 
@@ -25,7 +27,7 @@ class Unit:
 
     name: str
     linears: tuple[Linear, ...]
-    rate: Packed
+    rate: Rate
     norm_parameters: int = 0
 
     @property
@@ -53,9 +55,11 @@ def units(layout: Layout, plan: Plan) -> Iterator[Unit]:
     yield Unit("norms", (), WHOLE, layout.final_norms)
 
 
-def linear_bytes(linear: Linear, rate: Packed) -> tuple[int, int]:
-    """Bytes of a matrix without its bias: packed entries, scales."""
+def linear_bytes(linear: Linear, rate: Rate) -> tuple[int, int]:
+    """Bytes of a matrix without its bias: entries and scales; where it is coded the most it may take, and 0."""
     entries = linear.rows * linear.columns
+    if isinstance(rate, Coded):
+        return CODED_FRAME_BYTES + int(entries * rate.bits / 8), 0
     if rate.bits == 16:
         return 2 * entries, 0
     return -(-entries * rate.bits // 8), 2 * linear.rows * -(-linear.columns // rate.group)
@@ -63,7 +67,7 @@ def linear_bytes(linear: Linear, rate: Packed) -> tuple[int, int]:
 
 @lru_cache(maxsize=65_536)
 def unit_bytes(unit: Unit) -> int:
-    """Bytes of a unit's tensor."""
+    """Bytes of a unit's tensor; the most it may take where its rate is a coded one."""
     matrices = sum(sum(linear_bytes(linear, unit.rate)) for linear in unit.linears)
     biases = sum(linear.rows for linear in unit.linears if linear.bias)
     return matrices + 2 * (biases + unit.norm_parameters)
@@ -89,7 +93,7 @@ def header_entry_bytes(name: str, size_bytes: int, largest_offset: int) -> int:
     return len(json.dumps({name: entry}, separators=(",", ":"))) - len("{}") + len(",")
 
 
-def plan_entry_bytes(option: Sublayer | Packed) -> int:
+def plan_entry_bytes(option: Sublayer | Rate) -> int:
     """What of a plan's JSON depends on a sublayer's or a table's option."""
     return len(f"{option.kept}{option.rate}") if isinstance(option, Sublayer) else len(str(option))
 

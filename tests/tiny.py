@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,17 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from compress.heal import Lesson
+from compress.importance import measure
+from compress.pipeline import Bank
+from compress.prune import removal_orders
+from compress.vocabulary import Curriculum
 from miniature.anatomy import make_model, make_processor, train_tokenizer
-from models.inputs import PROMPTS, TEXT_PROMPTS, Row, featurize, make_row
+from models.inputs import PROMPTS, TEXT_PROMPTS, Batch, Row, featurize, make_row
 from models.loading import Source, load_source
 from models.vocabulary import with_vocabulary
+from space.plan import uniform_plan
+from space.rates import WHOLE
 
 TARGETS = {"de": "Das Modell ist klein.", "zh": "模型很小。"}
 _TEXTS = [*TARGETS.values(), *PROMPTS.values(), *TEXT_PROMPTS.values()] * 50
@@ -70,6 +77,12 @@ def load_tiny(folder: Path, kind: str = "qwen2_audio") -> Source:
     ids = [token for text in TARGETS.values() for token in tokenizer(text).input_ids]
     vocabulary = source.vocabulary.counting(ids)
     return replace(source, vocabulary=vocabulary, layout=with_vocabulary(source.layout, vocabulary))
+
+
+def make_bank(source: Source, batches: Iterable[Batch], lessons: Sequence[Lesson]) -> Bank:
+    """A bank measured on a few batches."""
+    hessians = measure(source.model, uniform_plan(source.layout, WHOLE), batches).hessians
+    return Bank(hessians, removal_orders(source, hessians), Curriculum(lessons, source.vocabulary))
 
 
 def tiny_rows(source: Source, count: int = 3) -> list[Row]:

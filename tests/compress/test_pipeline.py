@@ -12,21 +12,23 @@ import torch
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from compress.checkpoint import load_checkpoint, write_checkpoint
+from compress.gptq import Hessian
 from compress.heal import HealSettings, make_lessons
-from compress.importance import measure_moments
 from compress.pipeline import Bank, compress
-from compress.quantize import pack, quantize, unpack
-from compress.vocabulary import Curriculum
+from compress.quantize import pack, quantize
 from models.inputs import make_batch, target_logits
 from models.loading import Source
+from models.modeling_tightfit import unpack
+from models.packaging import summed
 from proxies.divergence import divergence
 from space.bins import SizeRange
 from space.errors import UserError
 from space.genes import decode, distributions, repair
 from space.limits import Limits
-from space.plan import RATES, Packed, Plan, plan_from_json, uniform_plan
-from space.size import plan_size
-from tests.tiny import TINY, load_tiny, tiny_rows
+from space.plan import NO_HEAL, Heal, Plan, plan_from_json, uniform_plan
+from space.rates import WHOLE, Coded, Packed
+from space.size import plan_size, units
+from tests.tiny import TINY, load_tiny, make_bank, tiny_rows
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -38,8 +40,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def bank(source: Source) -> Bank:
     rows = tiny_rows(source)
     pad = source.model.generation_config.pad_token_id
-    lessons = Curriculum(make_lessons(source.model, rows, 6), source.vocabulary)
-    return Bank(measure_moments(source, [make_batch(rows, pad)]), lessons)
+    return make_bank(source, [make_batch(rows, pad)], make_lessons(source.model, rows, 6))
 
 
 def random_plans(source: Source, count: int) -> Iterator[Plan]:
@@ -79,9 +80,11 @@ def test_predicted_bytes_are_stat_and_loaded_logits_are_those_scored(
         lessons = bank.curriculum.of(plan.vocabulary)
         batch = make_batch([lesson.row for lesson in lessons], source.vocabulary.kept(plan.vocabulary).index(0))
         sizes.add(plan.vocabulary)
-        compressed = compress(source, plan, bank, heal_steps=0, seed=0)
+        compressed = compress(source, replace(plan, heal=NO_HEAL), bank, seed=0)
         written = write_checkpoint(tmp_path / str(number), source, plan, compressed.stored)
-        assert written == plan_size(source.layout, plan, source.fixed_bytes).total
+        predicted = plan_size(source.layout, plan, source.fixed_bytes).total
+        coded = sum(isinstance(unit.rate, Coded) for unit in units(source.layout, plan))
+        assert written == predicted if not coded else 0.97 * predicted <= written <= predicted
         loaded, loaded_plan = load_checkpoint(tmp_path / str(number))
         assert loaded_plan == plan
         with torch.no_grad():
@@ -90,34 +93,38 @@ def test_predicted_bytes_are_stat_and_loaded_logits_are_those_scored(
 
 
 def test_sixteen_bits_and_nothing_pruned_is_the_source(source: Source, bank: Bank) -> None:
-    compressed = compress(source, uniform_plan(source.layout, RATES[-1]), bank, heal_steps=0, seed=0)
+    compressed = compress(source, uniform_plan(source.layout, WHOLE), bank, seed=0)
     assert divergence(compressed.model, bank.curriculum.lessons) == pytest.approx(0, abs=1e-6)
 
 
 def test_healing_brings_a_pruned_model_closer_to_the_source(source: Source, bank: Bank) -> None:
-    plan = uniform_plan(source.layout, RATES[-1])
+    plan = uniform_plan(source.layout, WHOLE)
     gone = tuple(replace(layer, ffn=replace(layer.ffn, kept=0)) for layer in plan.decoder)
     plan = replace(plan, decoder=gone, vocabulary=source.vocabulary.seen)
-    settings = HealSettings(reference_share=0.0, peak_rate=1e-3)
-    before = compress(source, plan, bank, heal_steps=0, seed=0).model
-    after = [compress(source, plan, bank, heal_steps=20, seed=7, settings=settings).model for _ in range(2)]
+    settings = HealSettings(reference_share=0.0)
+    before = compress(source, plan, bank, seed=0).model
+    healed = replace(plan, heal=Heal(20, 0, 1.0))
+    after = [compress(source, healed, bank, seed=7, settings=settings).model for _ in range(2)]
     lessons = bank.curriculum.of(plan.vocabulary)
     assert divergence(after[0], lessons) < 0.8 * divergence(before, lessons)
     assert divergence(after[0], lessons) == divergence(after[1], lessons)
 
 
 def test_damaged_checkpoints_are_refused(source: Source, bank: Bank, tmp_path: Path) -> None:
-    plan = uniform_plan(source.layout, RATES[0])
-    stored = compress(source, plan, bank, heal_steps=0, seed=0).stored
+    plan = uniform_plan(source.layout, Packed(2, 128))
+    stored = compress(source, plan, bank, seed=0).stored
     write_checkpoint(tmp_path / "a", source, plan, stored)
     weights = tmp_path / "a" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="not readable"):
+    with pytest.raises(UserError, match="damaged"):
         load_checkpoint(tmp_path / "a")
     weights.write_bytes(whole)
     other = plan_from_json((tmp_path / "a" / "plan.json").read_text())
-    (tmp_path / "a" / "plan.json").write_text(replace(other, embedding=RATES[3]).to_json())
+    (tmp_path / "a" / "plan.json").write_text(replace(other, embedding=Packed(3, 128)).to_json())
+    with pytest.raises(UserError, match=r"plan\.json is damaged"):
+        load_checkpoint(tmp_path / "a")
+    summed(tmp_path / "a")
     with pytest.raises(UserError, match="embedding"):
         load_checkpoint(tmp_path / "a")
 
@@ -127,20 +134,21 @@ def test_unpack_inverts_pack(bits: int) -> None:
     codes = torch.randint(0, 2**bits, (7, 13), generator=torch.Generator().manual_seed(bits)).to(torch.uint8)
     data = pack(codes, bits)
     assert len(data) == -(-7 * 13 * bits // 8)
-    assert torch.equal(unpack(data, bits, 7, 13), codes)
+    found, rest = unpack(memoryview(data + b"x"), bits, 7, 13)
+    assert torch.equal(found, codes)
+    assert bytes(rest) == b"x"
 
 
 @pytest.mark.parametrize("columns", [40, 64, 100])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_scales_are_error_optimal_close_to_a_fine_search(bits: int, columns: int) -> None:
     weight = torch.randn(6, columns, generator=torch.Generator().manual_seed(bits * columns))
-    rate = Packed(bits, 64)
-    error = float((quantize(weight, rate).dequantized() - weight).pow(2).sum())
-    plain = 0.0
+    found = quantize(weight, Packed(bits, 64), Hessian(torch.ones(6))).values()
+    middle, plain = 1 << (bits - 1), 0.0
     for row in weight:
         for start in range(0, columns, 64):
-            group, middle = row[start : start + 64], ((1 << bits) - 1) / 2
-            scales = torch.linspace(0.05, 1.05, 2000)[:, None] * group.abs().max() / middle
-            levels = (group / scales + middle).round().clamp(0, 2 * middle) - middle
+            group = row[start : start + 64]
+            scales = torch.linspace(-1.2, 1.2, 4001)[:, None] * group.abs().max() / middle + 1e-9
+            levels = (group / scales).round().clamp(-middle, middle - 1)
             plain += float((group - levels * scales).pow(2).sum(1).min())
-    assert error <= plain * (1.06 if bits < 8 else 1.25) + 1e-6
+    assert float((found - weight).pow(2).sum()) <= plain * (1.1 if bits < 8 else 1.5) + 1e-6

@@ -15,7 +15,8 @@ from models.loading import load_source, read_layout
 from models.reference import BUNDLED
 from space.errors import UserError
 from space.layout import Layout
-from space.plan import RATES, uniform_plan
+from space.plan import uniform_plan
+from space.rates import WHOLE
 from space.size import plan_parameters
 from tests.tiny import TINY
 
@@ -61,7 +62,7 @@ def test_a_header_gives_the_layout_of_the_config(kind: str, tmp_path: Path) -> N
     for shapes in (memory, file, hub):
         assert same_shapes(layout_from_shapes(shapes), layout)
     assert find_anatomy(str(folder)).layout == layout == find_anatomy(str(folder / "config.json")).layout
-    assert plan_parameters(layout, uniform_plan(layout, RATES[-1])) == layout.parameters
+    assert plan_parameters(layout, uniform_plan(layout, WHOLE)) == layout.parameters
     (folder / "config.json").unlink()
     assert same_shapes(find_anatomy(str(folder)).layout, layout)
     assert "assumed" in find_anatomy(str(folder)).remark

@@ -15,9 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE, Unigram
 
 from compress.heal import make_lessons
-from compress.importance import measure_moments
 from compress.pipeline import Bank, compress
-from compress.vocabulary import Curriculum
 from corpora.roles import BUNDLED as CORPUS
 from corpora.roles import open_corpus
 from models.inputs import batches, make_batch, target_logits
@@ -28,7 +26,9 @@ from proxies.divergence import divergence
 from scoring.translate import translate
 from search.workbench import by_turns, counted, make_rows
 from space.errors import UserError
-from space.plan import RATES, uniform_plan
+from space.plan import uniform_plan
+from space.rates import WHOLE
+from tests.tiny import make_bank
 
 SPECIAL = ["<s>", "</s>"]
 SPACE = "\u2581"
@@ -220,14 +220,13 @@ def source() -> Source:
 @pytest.fixture(scope="module")
 def bank(source: Source) -> Bank:
     rows = make_rows(source, by_turns(open_corpus(CORPUS).examples("calibrate"))[:12], ("de", "zh"))
-    moments = measure_moments(source, batches(rows, 1, pad_token(source.model)))
-    return Bank(moments, Curriculum(make_lessons(source.model, rows, 8), source.vocabulary))
+    return make_bank(source, batches(rows, 1, pad_token(source.model)), make_lessons(source.model, rows, 8))
 
 
 def trimmed_model(source: Source, bank: Bank, size: int) -> torch.nn.Module:
     """The source in 16 bits with `size` tokens."""
-    plan = replace(uniform_plan(source.layout, RATES[-1]), vocabulary=size)
-    return compress(source, plan, bank, heal_steps=0, seed=0).model
+    plan = replace(uniform_plan(source.layout, WHOLE), vocabulary=size)
+    return compress(source, plan, bank, seed=0).model
 
 
 def sizes_below_all(source: Source) -> list[int]:

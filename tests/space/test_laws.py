@@ -18,7 +18,8 @@ from space.genes import Knob, decode, distributions, encode, knobs, repair
 from space.layout import Layout, layout_from_config
 from space.limits import Limits, largest_plan, smallest_plan
 from space.pins import read_pins
-from space.plan import RATES, Plan, plan_from_json, uniform_plan
+from space.plan import Plan, Sublayer, plan_from_json, uniform_plan
+from space.rates import WHOLE
 from space.size import plan_parameters, plan_size
 
 TEXT = {
@@ -66,7 +67,7 @@ PINS = st.lists(
     st.sampled_from(
         [
             "decoder.first:keep",
-            "all:rate=2g64",
+            "all:rate=c1.6",
             "decoder:bits>=3",
             "decoder:keep",
             "attention:bits>=4",
@@ -76,7 +77,7 @@ PINS = st.lists(
             "vocabulary:tokens<=150",
             "encoder:whole",
             "encoder.1-2:gone",
-            "embedding:rate=3g64",
+            "embedding:rate=c3",
         ]
     ),
     max_size=3,
@@ -111,7 +112,7 @@ def test_seven_b_has_the_published_parameters_and_bytes() -> None:
 def test_decode_inverts_encode(drawn: tuple[Layout, Plan]) -> None:
     layout, plan = drawn
     assert decode(encode(plan, layout), layout) == plan
-    assert plan_of(layout, choices_of(layout, plan), plan.heal_steps) == plan
+    assert plan_of(layout, choices_of(layout, plan), plan.heal) == plan
     assert plan_from_json(plan.to_json()) == plan
 
 
@@ -157,7 +158,7 @@ def test_no_step_up_costs_fewer_bytes(drawn: tuple[Layout, Plan]) -> None:
     for knob in knobs(chosen, layout):
         option = knob.stepped(+1)
         if option is not None:
-            more = plan_of(layout, {**chosen, knob.name: option}, plan.heal_steps)
+            more = plan_of(layout, {**chosen, knob.name: option}, plan.heal)
             assert sum(plan_size(layout, more, files).by_unit.values()) >= before, knob.name
             assert knobs_level(more, knob, layout) == knob.level + 1
 
@@ -165,12 +166,17 @@ def test_no_step_up_costs_fewer_bytes(drawn: tuple[Layout, Plan]) -> None:
 def knobs_level(plan: Plan, knob: Knob, layout: Layout) -> int:
     """Where the same knob stands in another plan; a sublayer's size if it has two."""
     same = [other for other in knobs(choices_of(layout, plan), layout) if other.name == knob.name]
-    return next(other.level for other in same if len(other.options) == len(knob.options))
+    return next(other.level for other in same if how_many_sizes(other) == how_many_sizes(knob))
+
+
+def how_many_sizes(knob: Knob) -> int:
+    """A sublayer's size varies, or its rate."""
+    return len({option.kept for option in knob.options if isinstance(option, Sublayer)})
 
 
 def test_uniform_16_bits_holds_every_parameter() -> None:
     for layout in (SMALL, READER):
-        plan = uniform_plan(layout, RATES[-1])
+        plan = uniform_plan(layout, WHOLE)
         assert plan_parameters(layout, plan) == layout.parameters
         assert sum(plan_size(layout, plan, files).by_unit.values()) == layout.source_bytes
 
@@ -254,8 +260,8 @@ def test_pins_that_are_none_are_refused(text: str) -> None:
 def test_pins_that_make_a_bin_impossible_are_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"bin 4: nothing fits.*--pin decoder:whole"):
         limits_of(SMALL, 4, ["decoder:whole"]).check()
-    with pytest.raises(UserError, match=r"bin 1: the model is too small.*--pin all:rate=2g128"):
-        limits_of(SMALL, 1, ["all:rate=2g128", "encoder:gone", "ffn:gone"]).check()
+    with pytest.raises(UserError, match=r"bin 1: the model is too small.*--pin all:rate=c0.7"):
+        limits_of(SMALL, 1, ["all:rate=c0.7", "encoder:gone", "ffn:gone"]).check()
     with pytest.raises(UserError, match="attention of at least one layer"):
         smallest_plan(limits_of(SMALL, 1, ["decoder.attention:gone"]))
     with pytest.raises(UserError, match="leave nothing to choose"):

@@ -1,0 +1,283 @@
+"""Coded rates: one step for a matrix, unclipped symbols with error feedback, an entropy coder behind them.
+
+Each column's step is the matrix's divided by how much the column's errors weigh once later columns have made up for
+what they can: that spreads the error evenly over the directions of the inputs, as the rate-distortion bound asks
+(WaterSIC, which proves a distance of 0.25 bit from it). Rows are rescaled by least squares afterwards. The coder is
+`constriction`'s ANS with tables of frequencies, one for columns of about the same spread.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import constriction
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from torch import Tensor
+
+from compress.gptq import Hessian, round_with_feedback
+from models.modeling_tightfit import COLUMN_GRID, HEAD, TABLE_HEAD, coded_values, table_model
+
+# Row scales have steps of a 32nd of an octave, or coarser where the finer ones take too many bytes.
+_ROW_GRIDS = (32, 16, 8, 4)
+_LARGEST_EXPONENT = 40
+_LARGEST_SYMBOL = 2**14
+# Steps are searched until the bytes are within this share below what they may be.
+TOLERANCE = 1e-3
+_MOST_PASSES = 12
+# Words by which the coder may exceed the entropy: its state is two words long.
+_STATE_WORDS = 2
+
+
+@dataclass(frozen=True)
+class CodedMatrix:
+    """Symbols (rows, columns) with exponents of rows and columns; `transposed` says that its columns are tokens."""
+
+    symbols: Tensor
+    step: float
+    of_rows: Tensor
+    of_columns: Tensor
+    grid: int
+    transposed: bool
+
+    def values(self) -> Tensor:
+        """The matrix in float32, as it is read back."""
+        found = coded_values(self.symbols, self.step, self.of_rows, self.of_columns, self.grid)
+        return found.T.contiguous() if self.transposed else found
+
+    def size_bytes(self) -> int:
+        """An upper bound of the stream's bytes, a few above what it takes."""
+        return _size_bytes(self)
+
+    def rescaled(self, factors: Tensor, most_bytes: int) -> CodedMatrix:
+        """With its rows, or its tokens' rows where it is transposed, scaled as finely as `most_bytes` allow."""
+        for grid in () if self.transposed else _ROW_GRIDS:
+            exponents = grid * (self.of_rows / self.grid + torch.log2(factors.double().clamp(0.1, 10)))
+            found = replace(self, of_rows=exponents.round().clamp(-127, 127).to(torch.int32), grid=grid)
+            if found.size_bytes() <= most_bytes:
+                return found
+        return self
+
+
+def code_matrix(weight: Tensor, hessian: Hessian, most_bytes: int, tolerance: float = TOLERANCE) -> CodedMatrix:
+    """The matrix (rows, columns) coded with the finest step whose bytes are at most `most_bytes`, or nearly.
+
+    Of what it may take at most a share `tolerance` stays unused, where the matrix is not too small to be coded so
+    closely. Where inputs are one-hot (a lookup table, rows are tokens) `hessian` is over the rows: the matrix is
+    transposed. Bytes must be enough for a head and tables of two symbols, `space.size.CODED_FRAME_BYTES`.
+    """
+    target = _Target(weight, hessian, even=False)
+    # exponents of rows and columns may be too much for a small matrix
+    found = _search(target, most_bytes, tolerance) or _search(replace(target, even=True), most_bytes, tolerance)
+    return found or replace(target, even=True).with_step(4.0 * float(weight.abs().max()) + 1e-30)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A matrix (rows, columns) to be coded; `even` says that all of it has one step."""
+
+    weight: Tensor
+    hessian: Hessian
+    even: bool
+
+    @property
+    def lookup(self) -> bool:
+        return self.hessian.moments.dim() == 1
+
+    @cached_property
+    def source(self) -> Tensor:
+        return (self.weight.T if self.lookup else self.weight).float()
+
+    @cached_property
+    def of_columns(self) -> Tensor:
+        """Exponents of the columns' steps: the less an error there weighs, the larger."""
+        factor = self.hessian.factor
+        weights = (factor if self.lookup else factor.diagonal()).log2().double()
+        exponents = (COLUMN_GRID * (weights - weights.mean())).round().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+        return (0 * exponents if self.even else exponents).to(torch.int32)
+
+    @cached_property
+    def relative(self) -> Tensor:
+        """The columns' steps over the matrix's."""
+        return torch.exp2(self.of_columns.double() / COLUMN_GRID).float()
+
+    def with_step(self, step: float) -> CodedMatrix:
+        """The matrix at one step, rows rescaled by least squares."""
+        weight, hessian, steps = self.source, self.hessian, step * self.relative
+
+        def rounded(block: Tensor, offset: int, column: int) -> Tensor:
+            return (block[:, offset] / steps[column]).round_().mul_(steps[column])
+
+        values = weight if self.lookup else round_with_feedback(weight, hessian.factor, rounded)
+        symbols = (values / steps).round_().clamp_(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
+        values = symbols * steps
+        weighted = values * hessian.moments if self.lookup else values @ hessian.moments
+        along, power = (weighted * weight).sum(1).double(), (weighted * values).sum(1).double()
+        common = float((along.sum() / power.sum().clamp_min(1e-300)).clamp(0.5, 2.0))
+        scales = torch.where(power > 0, along / power.clamp_min(1e-300) / common, 1.0).clamp(0.5, 2.0)
+        exponents = (_ROW_GRIDS[0] * (0 if self.lookup or self.even else 1) * scales.log2()).round().to(torch.int32)
+        # the step is stored in 32 bits
+        step = float(np.float32(step * common))
+        return CodedMatrix(symbols.to(torch.int16), step, exponents, self.of_columns, _ROW_GRIDS[0], self.lookup)
+
+
+def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix | None:
+    """The finest step seen that fits, at best within the tolerance; None where none was seen to fit.
+
+    The next step is the one at which columns of Gaussian entries would have the entropy that is missing.
+    """
+    entries = max(1, target.source.numel())
+    bits = 8 * most_bytes / entries
+    aim = (1 - tolerance / 2) * bits
+    spreads = (target.source / target.relative).square().mean(0).sqrt().clamp_min(1e-30).log2().double().numpy()
+    surplus, best = 0.0, None
+    # steps known to be too fine and to be coarse enough: logarithm, bits
+    fine, coarse = (-math.inf, 0.0), (math.inf, 0.0)
+    for _ in range(_MOST_PASSES):
+        if math.isfinite(fine[0] + coarse[0]):
+            share = (fine[1] - aim) / (fine[1] - coarse[1])
+            log_step = fine[0] + min(0.95, max(0.05, share)) * (coarse[0] - fine[0])
+        else:
+            log_step = _gaussian_step(spreads, max(0.0, aim - surplus))
+            log_step = min(coarse[0], max(log_step, fine[0] + 0.02))
+        found = target.with_step(2.0**log_step)
+        taken = 8 * found.size_bytes() / entries
+        surplus = taken - _gaussian_bits(spreads, log_step)
+        if taken > bits:
+            fine = (log_step, taken)
+            continue
+        coarse, best = (log_step, taken), found
+        if taken >= (1 - tolerance) * bits or not found.symbols.any():
+            break
+    return best
+
+
+def _gaussian_bits(spreads: NDArray[np.float64], log_step: float) -> float:
+    """Mean entropy of Gaussian columns with these logarithms of deviations, rounded to multiples of a step."""
+    return float(np.interp(log_step - spreads, _LOG_RATIOS, _ENTROPIES).mean())
+
+
+def _gaussian_step(spreads: NDArray[np.float64], bits: float) -> float:
+    """Inverse of `_gaussian_bits`."""
+    low, high = float(spreads.min()) - 16, float(spreads.max()) + 3
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _gaussian_bits(spreads, middle) > bits else (low, middle)
+    return high
+
+
+def _entropy(log_ratio: float) -> float:
+    """Bits a Gaussian entry has once it is rounded to multiples of a step, 2^log_ratio deviations wide."""
+    edges = (np.arange(-4000, 4001) + 0.5) * 2.0**log_ratio
+    chances = np.diff(ndtr(edges))
+    return float(-(chances[chances > 0] * np.log2(chances[chances > 0])).sum())
+
+
+# Finer steps add a bit for each halving.
+_LOG_RATIOS = np.arange(-8, 3.01, 0.125)
+_ENTROPIES = np.array([_entropy(ratio) for ratio in _LOG_RATIOS])
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Frequencies of symbols from `first` on, for columns up to exponent `last`."""
+
+    last: int
+    first: int
+    counts: NDArray[np.int64]
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        return _frequency_codes(self.counts)
+
+    def bits(self) -> float:
+        """Bits of head, table and symbols."""
+        frequencies = _frequencies(self.codes)
+        there = self.counts > 0
+        # the coder rounds probabilities to 24 bits
+        chances = frequencies[there] / frequencies.sum()
+        symbols = -(self.counts[there] * np.log2(chances)).sum()
+        return 8 * (struct.calcsize(TABLE_HEAD) + len(self.counts)) + float(symbols)
+
+
+def _frequency_codes(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Eight times each count, rounded to four bits behind the leading one: see `table_model`."""
+    wide = 8 * counts.astype(np.int64)
+    exponents = np.maximum(0, np.floor(np.log2(np.maximum(wide, 1))).astype(np.int64) - 3)
+    mantissas = np.round(wide / (1 << exponents)).astype(np.int64)
+    exponents, mantissas = np.where(mantissas == 16, exponents + 1, exponents), np.where(mantissas == 16, 8, mantissas)
+    codes = (exponents << 3) + (mantissas - 8)
+    # a count of 1 would be the code of none
+    return np.where(counts > 0, np.maximum(codes, 1), 0).astype(np.uint8)
+
+
+def _frequencies(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    wide = codes.astype(np.int64)
+    return np.where(codes > 0, (8 + (wide & 7)) * 2.0 ** (wide >> 3), 0.0)
+
+
+def _table(values: NDArray[np.int32], last: int = 0) -> _Table:
+    """The coder wants two symbols at least."""
+    first = int(values.min())
+    return _Table(last, first, np.bincount(values - first, minlength=2))
+
+
+def _merged(one: _Table, other: _Table) -> _Table:
+    first = min(one.first, other.first)
+    end = max(one.first + len(one.counts), other.first + len(other.counts))
+    counts = np.zeros(end - first, dtype=np.int64)
+    for table in (one, other):
+        counts[table.first - first :][: len(table.counts)] += table.counts
+    return _Table(max(one.last, other.last), first, counts)
+
+
+def _tables(matrix: CodedMatrix) -> list[_Table]:
+    """Tables of row exponents, column exponents and symbols; neighbouring classes of columns are one where it pays."""
+    columns = matrix.of_columns.numpy()
+    by_column = matrix.symbols.T.numpy()
+    classes = [_table(by_column[columns == exponent].reshape(-1), int(exponent)) for exponent in np.unique(columns)]
+    costs = [table.bits() for table in classes]
+    while len(classes) > 1:
+        joined = [_merged(*pair) for pair in pairwise(classes)]
+        gains = [costs[i] + costs[i + 1] - table.bits() for i, table in enumerate(joined)]
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            break
+        classes[best : best + 2] = [joined[best]]
+        costs[best : best + 2] = [joined[best].bits()]
+    return [_table(matrix.of_rows.numpy()), _table(columns), *classes]
+
+
+def _size_bytes(matrix: CodedMatrix) -> int:
+    tables = _tables(matrix)
+    heads = sum(map(_table_bytes, tables))
+    words = math.ceil((sum(table.bits() for table in tables) - 8 * heads) * (1 + 1e-5) / 32) + _STATE_WORDS
+    return struct.calcsize(HEAD) + heads + 4 * words
+
+
+def _table_bytes(table: _Table) -> int:
+    return struct.calcsize(TABLE_HEAD) + len(table.counts)
+
+
+def to_bytes(matrix: CodedMatrix) -> bytes:
+    """The stream that `models.modeling_tightfit.decode_coded` reads."""
+    tables = _tables(matrix)
+    of_rows, of_columns, *classes = tables
+    columns, by_column = matrix.of_columns.numpy(), matrix.symbols.T.numpy().astype(np.int32)
+    coder = constriction.stream.stack.AnsCoder()
+    before = [-(2**15), *(table.last for table in classes)]
+    for table, after in reversed(list(zip(classes, before, strict=False))):
+        symbols = by_column[(columns > after) & (columns <= table.last)].reshape(-1)
+        coder.encode_reverse(symbols - table.first, table_model(table.codes))
+    coder.encode_reverse(columns - of_columns.first, table_model(of_columns.codes))
+    coder.encode_reverse(matrix.of_rows.numpy() - of_rows.first, table_model(of_rows.codes))
+    words = coder.get_compressed().astype("<u4").tobytes()
+    head = struct.pack(HEAD, matrix.step, matrix.grid, matrix.transposed, len(tables), len(words) // 4)
+    heads = [struct.pack(TABLE_HEAD, x.last, x.first, len(x.counts)) + x.codes.tobytes() for x in tables]
+    return b"".join([head, *heads, words])

@@ -1,0 +1,123 @@
+"""GPTQ: columns are rounded one after the other, and what rounding loses is made up for in the columns still to come.
+
+Frantar et al. 2022 (arXiv 2210.17323), algorithm 1, in the Cholesky form. Rows do not see each other, so several
+rates of one matrix are rows of one visit, and one factorisation serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from space.errors import UserError
+
+# Added to the diagonal, as a share of its mean.
+_DAMPING = 0.01
+# A multiple of every group size, so that a group is up to date when its scale is chosen.
+_BLOCK = 128
+# Channels whose second moment is below this share of the mean never speak.
+_DEAD = 1e-10
+# Two channels with a correlation beyond this are one.
+_DUPLICATE = 1 - 1e-6
+
+# What a column (rows,) is rounded to, given a block of up-to-date columns, where in the block and where in the matrix.
+RoundColumn = Callable[[Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Hessian:
+    """Second moments of a matrix's inputs: E[x x^T] (columns, columns), or E[x] (columns,) of inputs that are one-hot.
+
+    Half the Hessian of the squared error of an output with respect to its row of weights.
+    """
+
+    moments: Tensor
+
+    @property
+    def columns(self) -> int:
+        return len(self.moments)
+
+    @property
+    def diagonal(self) -> Tensor:
+        """E[x_j^2] (columns,)."""
+        return self.moments.diagonal() if self.moments.dim() == 2 else self.moments
+
+    def of(self, columns: Tensor) -> Hessian:
+        """What the inputs that stay have."""
+        return Hessian(self.moments[columns][:, columns] if self.moments.dim() == 2 else self.moments[columns])
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """The upper Cholesky factor of the damped inverse (columns, columns); of one-hot inputs its diagonal.
+
+        The entry (j, j) is the standard deviation an output's error has from column j alone, inverted, once the later
+        columns have made up for what they can.
+        """
+        damping = _DAMPING * float(self.diagonal.double().mean()) + 1e-30
+        if self.moments.dim() == 1:
+            diagonal: Tensor = (self.moments + damping).rsqrt()
+            return diagonal
+        damped = self.moments.double()
+        while True:
+            damped = damped + damping * torch.eye(self.columns, dtype=torch.float64, device=damped.device)
+            lower, failed = torch.linalg.cholesky_ex(damped)
+            if not failed:
+                upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
+                found: Tensor = upper.float()
+                return found
+            damping *= 10
+
+    def damped(self) -> Tensor:
+        """The moments of vectors in double precision, a hundredth of their mean power added (columns, columns)."""
+        moments = self.moments.double()
+        power = _DAMPING * moments.diagonal().mean() + 1e-30
+        damped: Tensor = moments + power * torch.eye(self.columns, dtype=moments.dtype, device=moments.device)
+        return damped
+
+    def error(self, difference: Tensor) -> float:
+        """Expected squared error of all outputs for a difference of weights (rows, columns)."""
+        weighted = difference @ self.moments if self.moments.dim() == 2 else difference * self.moments
+        return float((weighted * difference).sum())
+
+    def findings(self, name: str) -> list[str]:
+        """What is odd about the inputs of the matrix called `name`. Raises UserError where they hold NaN."""
+        if not bool(torch.isfinite(self.moments).all()):
+            raise UserError(f"{name}: its inputs over the calibrate role are not finite; check the model and the audio")
+        diagonal = self.diagonal
+        dead = diagonal <= _DEAD * diagonal.mean()
+        found = [f"{name}: {int(dead.sum())} of {self.columns} input channels are never active"] if dead.any() else []
+        if self.moments.dim() == 1:
+            return found
+        scale = diagonal.clamp_min(1e-30).rsqrt()
+        correlation = (self.moments * scale[:, None] * scale).abs().triu(1)
+        twins = int(((correlation > _DUPLICATE).any(0) & ~dead).sum())
+        if twins:
+            found.append(f"{name}: {twins} of {self.columns} input channels repeat another")
+        return found
+
+
+def round_with_feedback(weight: Tensor, factor: Tensor, rounded: RoundColumn) -> Tensor:
+    """GPTQ: what `rounded` makes of each column of `weight` (rows, columns), earlier columns' losses added to it.
+
+    With the factor (columns,) of one-hot inputs no column can make up for another.
+    """
+    weight = weight.clone()
+    columns = weight.shape[1]
+    for start in range(0, columns, _BLOCK):
+        end = min(columns, start + _BLOCK)
+        block, errors = weight[:, start:end], torch.empty_like(weight[:, start:end])
+        for offset in range(end - start):
+            values = rounded(block, offset, start + offset)
+            if factor.dim() == 2:
+                row = factor[start + offset, start + offset : end]
+                errors[:, offset] = error = (block[:, offset] - values) / row[0]
+                block[:, offset:].addr_(error, row, alpha=-1)
+            block[:, offset] = values
+        if factor.dim() == 2:
+            weight[:, end:].addmm_(errors, factor[start:end, end:], alpha=-1)
+    return weight

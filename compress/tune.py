@@ -1,0 +1,169 @@
+"""Tuning after quantisation: what the rounding lost is trained back in what costs no bytes, or through the rounding.
+
+With the integers fixed, biases, norms and the scales of rows are trained. Through the rounding, the weights behind the
+integers are trained as well: they are rounded on the way forward and not on the way back (straight-through estimator,
+Bengio et al. 2013, arXiv 1308.3432), at the steps and scales that are stored, so that what is trained is what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from compress.coding import CodedMatrix
+from compress.heal import HealSettings, Lesson, Progress, train
+from compress.quantize import PackedMatrix
+from compress.units import Matrix, UnitWeights, biases, put, vectors, weight
+from models.anatomy import Place, places, tied
+from space.plan import Plan
+from space.size import linear_bytes
+
+# Peak learning rates of biases, norms and row scales, and of the weights behind the integers.
+_FREE_RATE, _THROUGH_RATE = 1e-3, 3e-4
+# Rounding is moved away from zero or towards it by up to this share of a step, to keep to a matrix's bytes.
+_MOST_SHIFT, _SHIFTS = 0.3, 12
+
+
+class _Rounded(nn.Module):
+    """A weight on the grid of its stored form; gradients pass as if it was not rounded."""
+
+    def __init__(self, steps: Tensor, low: float, high: float) -> None:
+        super().__init__()
+        self.steps, self.low, self.high = steps, low, high
+
+    def forward(self, behind: Tensor) -> Tensor:
+        rounded = (behind / self.steps).round().clamp(self.low, self.high) * self.steps
+        return behind + (rounded - behind).detach()
+
+
+def tune(
+    model: PreTrainedModel,
+    plan: Plan,
+    stored: Sequence[UnitWeights],
+    lessons: Sequence[Lesson],
+    steps: int,
+    *,
+    through: bool,
+    seed: int,
+    settings: HealSettings,
+    progress: Progress = lambda _step: None,
+) -> tuple[UnitWeights, ...]:
+    """Trains a model that holds stored values for `steps` steps; the new stored form is put into it and returned.
+
+    No unit takes more bytes than its rate allows.
+    """
+    # a table that is two things at once stays as it is
+    shared = tied(model)
+    with ExitStack() as undone:
+        free: list[nn.Parameter] = []
+        behind: list[nn.Parameter] = []
+        scales: dict[nn.Module, nn.Parameter] = {}
+        for weights, place in zip(stored, places(model, plan), strict=True):
+            for parameter in vectors(place):
+                parameter.requires_grad_(True)
+                free.append(parameter)
+            for module, matrix in _quantised(weights, place):
+                if through and not (shared and isinstance(module, nn.Embedding)):
+                    behind.append(_rounded(module, matrix))
+                elif not through and isinstance(module, nn.Linear):
+                    scales[module] = nn.Parameter(torch.ones(len(weight(module))))
+                    undone.callback(module.register_forward_hook(_scaled(scales[module])).remove)
+        groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE)]
+        train(model, lessons, groups, steps, seed=seed, settings=settings, progress=progress)
+    model.requires_grad_(False)
+    with torch.no_grad():
+        return tuple(
+            _stored_again(weights, place, scales) for weights, place in zip(stored, places(model, plan), strict=True)
+        )
+
+
+def _quantised(weights: UnitWeights, place: Place) -> Iterator[tuple[nn.Module, CodedMatrix | PackedMatrix]]:
+    for module, matrix in zip(place.matrices, weights.matrices, strict=True):
+        if not isinstance(matrix, Tensor):
+            yield module, matrix
+
+
+def _rounded(module: nn.Module, matrix: CodedMatrix | PackedMatrix) -> nn.Parameter:
+    """Makes a module's weight the rounded form of a parameter, which is returned."""
+    steps = _steps(matrix).view(weight(module).shape)
+    middle = float("inf") if isinstance(matrix, CodedMatrix) else float(1 << (matrix.rate.bits - 1))
+    weight(module).requires_grad_(True)
+    parametrize.register_parametrization(module, "weight", _Rounded(steps, -middle, middle - 1), unsafe=True)
+    found = _behind(module)
+    found.requires_grad_(True)
+    return found
+
+
+def _behind(module: nn.Module) -> nn.Parameter:
+    found = module.get_parameter("parametrizations.weight.original")
+    assert isinstance(found, nn.Parameter)
+    return found
+
+
+def _steps(matrix: CodedMatrix | PackedMatrix) -> Tensor:
+    """The distance of neighbouring values, entry by entry, in the shape of `values`; packed ones may be negative."""
+    if isinstance(matrix, CodedMatrix):
+        return replace(matrix, symbols=torch.ones_like(matrix.symbols)).values()
+    one_up = torch.full_like(matrix.codes, (1 << (matrix.rate.bits - 1)) + 1)
+    return replace(matrix, codes=one_up).values()
+
+
+def _scaled(scales: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    """A hook that makes a linear's output that of a weight whose rows are scaled."""
+
+    def hook(module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        scaled = output * scales
+        for bias in biases(module):
+            scaled = scaled + (1 - scales) * bias
+        return scaled
+
+    return hook
+
+
+def _stored_again(weights: UnitWeights, place: Place, scales: dict[nn.Module, nn.Parameter]) -> UnitWeights:
+    """The unit in its stored form, with what was trained; its values are put into its place."""
+    found: list[Matrix] = []
+    for module, matrix, linear in zip(place.matrices, weights.matrices, weights.unit.linears, strict=True):
+        most_bytes = sum(linear_bytes(linear, weights.unit.rate))
+        if isinstance(matrix, Tensor):
+            found.append(matrix)
+        elif parametrize.is_parametrized(module, "weight"):
+            behind = _behind(module).data
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            found.append(_rounded_again(matrix, behind.reshape(len(behind), -1), most_bytes))
+        elif module in scales:
+            found.append(_rescaled(matrix, scales[module].data, most_bytes))
+        else:
+            found.append(matrix)
+    again = UnitWeights(weights.unit, tuple(found), tuple(x.detach().bfloat16() for x in vectors(place)))
+    put(again, place)
+    return again
+
+
+def _rescaled(matrix: CodedMatrix | PackedMatrix, factors: Tensor, most_bytes: int) -> Matrix:
+    return matrix.rescaled(factors, most_bytes) if isinstance(matrix, CodedMatrix) else matrix.rescaled(factors)
+
+
+def _rounded_again(matrix: CodedMatrix | PackedMatrix, behind: Tensor, most_bytes: int) -> Matrix:
+    """The integers of trained weights (rows, columns); where they are coded, as finely as the bytes allow."""
+    wanted = behind / _steps(matrix)
+    if isinstance(matrix, PackedMatrix):
+        middle = 1 << (matrix.rate.bits - 1)
+        return replace(matrix, codes=(wanted.round().clamp(-middle, middle - 1) + middle).to(torch.uint8))
+    wanted = wanted.T.contiguous() if matrix.transposed else wanted
+    low, high, best = -_MOST_SHIFT / 4, _MOST_SHIFT, matrix
+    for _ in range(_SHIFTS):
+        shift = (low + high) / 2
+        symbols = wanted.sign() * (wanted.abs() + 0.5 - shift).floor().clamp_min(0)
+        found = replace(matrix, symbols=symbols.to(torch.int16))
+        if found.size_bytes() <= most_bytes:
+            high, best = shift, found
+        else:
+            low = shift
+    return best
