@@ -1,9 +1,9 @@
 # Two commands do everything on a fresh machine: `make search` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
-BENCHMARKS = miniature bytes allocate
+BENCHMARKS = miniature bytes allocate coding pruning
 
-.PHONY: venv search test check bench miniature
+.PHONY: venv search test check bench bench-gptqmodel miniature
 
 venv: .venv/.complete
 
@@ -27,6 +27,15 @@ check: venv
 
 bench: venv
 	for bench in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$bench || exit 1; done
+
+# Beside another quantiser, in an environment of its own.
+bench-gptqmodel: venv .venv-gptqmodel/.complete
+	$(BIN)/python -m benchmarks.rates
+
+.venv-gptqmodel/.complete: benchmarks/gptqmodel-requirements.txt
+	$(PYTHON) -m venv .venv-gptqmodel
+	.venv-gptqmodel/bin/pip install --quiet --requirement benchmarks/gptqmodel-requirements.txt
+	touch $@
 
 miniature: venv
 	$(BIN)/python -m miniature.build

@@ -38,6 +38,7 @@ from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
 from space.pins import PIN_HELP
+from space.rates import LADDERS
 
 _EXAMPLES = """\
 examples:
@@ -105,6 +106,7 @@ def _search(options: argparse.Namespace) -> Shown:
         finalist_heal_steps=options.heal_steps,
         pins=tuple(options.pin),
         units=UNITS[options.units],
+        rates=options.rates,
     )
     return run_search(settings, Console(stderr=options.json)), print_summary
 
@@ -136,6 +138,7 @@ def _plan(options: argparse.Namespace) -> Shown:
         pins=tuple(options.pin),
         data=Path(options.data) if options.data else None,
         directions=_directions(options),
+        rates=options.rates,
     )
     return plan_ranges(settings), print_plans
 
@@ -218,6 +221,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     pinned = argparse.ArgumentParser(add_help=False, parents=[counted])
     pinned.add_argument("--pin", action="append", default=[], metavar="PIN", help=f"may be repeated: {PIN_HELP}")
+
+    pinned.add_argument(
+        "--rates",
+        default="coded",
+        choices=tuple(LADDERS),
+        help="entropy-coded, or packed as other runtimes read it (%(default)s)",
+    )
 
     search = commands.add_parser(
         "search",

@@ -1,4 +1,4 @@
-"""Peak memory of ``launch.py compress`` on a model of a billion random parameters: ``python -m benchmarks.streaming``"""
+"""Peak memory of ``launch.py compress`` on a random model of a billion parameters: ``python -m benchmarks.streaming``."""
 
 from __future__ import annotations
 

@@ -224,6 +224,7 @@ def _frequencies(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _table(values: NDArray[np.int32], last: int = 0) -> _Table:
     """The coder wants two symbols at least."""
+    values = values.astype(np.int64)
     first = int(values.min())
     return _Table(last, first, np.bincount(values - first, minlength=2))
 

@@ -7,22 +7,25 @@ states of the decoder.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from compress.resume import TrainingFile, restore, state_of
 from models.inputs import Row, make_batch, outputs
 from models.loading import pad_token
 from space.plan import Heal
 
 # Peak learning rates that a plan's factor is of.
 LORA_RATE, FULL_RATE = 3e-3, 1e-3
-Progress = Callable[[int], None]
+# How often a judge is asked in the course of a training.
+_JUDGEMENTS = 5
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,35 @@ class Lesson:
     audio: Tensor | None = None
 
 
-def heal(
-    model: PreTrainedModel,
-    lessons: Sequence[Lesson],
-    plan: Heal,
-    *,
-    seed: int,
-    settings: HealSettings,
-    progress: Progress = lambda _step: None,
-) -> PreTrainedModel:
+@dataclass(frozen=True)
+class Coach:
+    """What goes with a training: seed, settings, who is told of each step, the judge, and where its state is kept.
+
+    The judge's score of the model (lower is better) decides which state is kept: it is asked a few times on the way.
+    Without one the last state is. Without a file a training that is stopped starts over.
+    """
+
+    seed: int
+    settings: HealSettings
+    progress: Callable[[int], None] = lambda _step: None
+    judge: Callable[[PreTrainedModel], float] | None = None
+    file: TrainingFile | None = None
+
+    def stage(self, name: str, after: int) -> Coach:
+        """The coach of one stage of several, `after` steps of the others; each has randomness of its own."""
+        file = self.file.stage(name) if self.file else None
+        return replace(self, seed=self.seed + after, file=file, progress=lambda step: self.progress(after + step))
+
+
+def heal(model: PreTrainedModel, lessons: Sequence[Lesson], plan: Heal, coach: Coach) -> PreTrainedModel:
     """Trains the model as planned; the same seed gives the same weights."""
     if plan.steps == 0:
         return model
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(coach.seed)
         if plan.rank == 0:
             model.requires_grad_(True)
-            train(
-                model, lessons, [(list(model.parameters()), FULL_RATE * plan.rate)], plan.steps,
-                seed=seed, settings=settings, progress=progress,
-            )  # fmt: skip
+            train(model, lessons, [(list(model.parameters()), FULL_RATE * plan.rate)], plan.steps, coach)
             healed = model
         else:
             config = LoraConfig(
@@ -81,10 +93,8 @@ def heal(
             )
             adapted = get_peft_model(model, config)
             parameters = [p for p in adapted.parameters() if p.requires_grad]
-            train(
-                adapted.get_base_model(), lessons, [(parameters, LORA_RATE * plan.rate)], plan.steps,
-                seed=seed, settings=settings, progress=progress,
-            )  # fmt: skip
+            groups = [(parameters, LORA_RATE * plan.rate)]
+            train(adapted.get_base_model(), lessons, groups, plan.steps, coach)
             healed = adapted.merge_and_unload()
     healed.requires_grad_(False)
     return healed.eval()
@@ -95,28 +105,47 @@ def train(
     lessons: Sequence[Lesson],
     groups: Iterable[tuple[list[nn.Parameter], float]],
     steps: int,
-    *,
-    seed: int,
-    settings: HealSettings,
-    progress: Progress = lambda _step: None,
+    coach: Coach,
 ) -> None:
     """Trains groups of parameters, each with its peak learning rate: a tenth of the steps up, then down to 0."""
     trained = [{"params": parameters, "lr": rate, "peak": rate} for parameters, rate in groups if parameters]
-    everything = [parameter for group in trained for parameter in group["params"]]  # type: ignore[attr-defined]
+    everything: list[nn.Parameter] = [p for parameters, _ in groups for p in parameters]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.0)
     pad = pad_token(model)
     utterances = _by_utterance(lessons)
-    a_step = max(1, settings.batch_rows * len(utterances) // len(lessons))
-    order = _order(len(utterances), steps * a_step, seed)
-    for step in range(steps):
+    a_step = max(1, coach.settings.batch_rows * len(utterances) // len(lessons))
+    order = _order(len(utterances), steps * a_step, coach.seed)
+    first, lowest, best = _taken_up(coach, everything, optimizer)
+    for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * min((step + 1) / max(1, steps // 10), 1 - step / steps)
         chosen = [x for i in order[step * a_step :][:a_step] for x in utterances[i]]
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(distillation_loss(model, chosen, pad, settings))
+        torch.autograd.backward(distillation_loss(model, chosen, pad, coach.settings))
         nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
-        progress(step + 1)
+        done = step + 1
+        if coach.judge and (done % max(1, steps // _JUDGEMENTS) == 0 or done == steps):
+            score = coach.judge(model)
+            if score < lowest or not best:
+                lowest, best = score, [parameter.detach().clone() for parameter in everything]
+        if coach.file and (done % coach.file.every == 0 or done == steps):
+            coach.file.write(done, lowest, state_of(everything, optimizer, best))
+        coach.progress(done)
+    with torch.no_grad():
+        for parameter, kept in zip(everything, best, strict=False):
+            parameter.copy_(kept)
+
+
+def _taken_up(
+    coach: Coach, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[int, float, list[Tensor]]:
+    """Steps done, the lowest score and its parameters, of a training that was stopped; a fresh start otherwise."""
+    found = coach.file.read() if coach.file else None
+    if found is None:
+        return 0, math.inf, []
+    step, lowest, tensors = found
+    return step, lowest, restore(parameters, optimizer, tensors)
 
 
 def _targets(model: nn.Module) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.coding import TOLERANCE
-from compress.heal import HealSettings, heal
+from compress.heal import Coach, HealSettings, heal
 from compress.importance import Hessians
 from compress.prune import pruned_model
 from compress.tune import tune
@@ -41,35 +40,33 @@ class Compressed:
 
 
 def compress(
-    source: Source,
-    plan: Plan,
-    bank: Bank,
-    *,
-    seed: int,
-    settings: HealSettings | None = None,
-    progress: Callable[[int], None] = lambda _step: None,
-    tolerance: float = TOLERANCE,
+    source: Source, plan: Plan, bank: Bank, *, seed: int, coach: Coach | None = None, tolerance: float = TOLERANCE
 ) -> Compressed:
     """Carries a plan out: a share of the steps of healing before quantisation, the others through it.
 
-    A coded matrix takes what its rate allows, or up to a share `tolerance` less.
+    The coach, where one is given, has the seed of its own. A coded matrix takes what its rate allows, or up to a share
+    `tolerance` less.
     """
-    settings = settings or HealSettings()
+    coach = coach or Coach(seed, HealSettings())
     with torch.no_grad():
         model, hessians = pruned_model(source, plan, bank.hessians, bank.orders)
     lessons = bank.curriculum.of(plan.vocabulary) if plan.heal.steps else ()
-    before = replace(plan.heal, steps=round(settings.before_share * plan.heal.steps))
-    model = heal(model, lessons, before, seed=seed, settings=settings, progress=progress)
-    with torch.no_grad():
-        stored = []
-        for unit, place in zip(units(source.layout, plan), places(model, plan), strict=True):
-            weights = encode(unit, place, hessians[unit.name], tolerance)
-            put(weights, place)
-            stored.append(weights)
-    tuned = tuple(stored)
-    if through := plan.heal.steps - before.steps:
-        tuned = tune(
-            model, plan, tuned, lessons, through, through=True, seed=seed + 1, settings=settings,
-            progress=lambda step: progress(before.steps + step),
-        )  # fmt: skip
-    return Compressed(model, plan, tuned)
+    before = round(coach.settings.before_share * plan.heal.steps)
+    model = heal(model, lessons, replace(plan.heal, steps=before), coach.stage("before", 0))
+    stored = quantized(source, plan, model, hessians, tolerance)
+    if through := plan.heal.steps - before:
+        stored = tune(model, plan, stored, lessons, steps=through, coach=coach.stage("through", before), through=True)
+    return Compressed(model, plan, stored)
+
+
+@torch.no_grad()
+def quantized(
+    source: Source, plan: Plan, model: PreTrainedModel, hessians: Hessians, tolerance: float
+) -> tuple[UnitWeights, ...]:
+    """The stored form of every unit of a model in a plan's shapes, whose values are put into it."""
+    stored = []
+    for unit, place in zip(units(source.layout, plan), places(model, plan), strict=True):
+        weights = encode(unit, place, hessians[unit.name], tolerance)
+        put(weights, place)
+        stored.append(weights)
+    return tuple(stored)

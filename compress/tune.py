@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from compress.coding import CodedMatrix
-from compress.heal import HealSettings, Lesson, Progress, train
+from compress.heal import Coach, Lesson, train
 from compress.quantize import PackedMatrix
 from compress.units import Matrix, UnitWeights, biases, put, vectors, weight
 from models.anatomy import Place, places, tied
@@ -47,12 +47,10 @@ def tune(
     plan: Plan,
     stored: Sequence[UnitWeights],
     lessons: Sequence[Lesson],
-    steps: int,
     *,
+    steps: int,
+    coach: Coach,
     through: bool,
-    seed: int,
-    settings: HealSettings,
-    progress: Progress = lambda _step: None,
 ) -> tuple[UnitWeights, ...]:
     """Trains a model that holds stored values for `steps` steps; the new stored form is put into it and returned.
 
@@ -75,7 +73,7 @@ def tune(
                     scales[module] = nn.Parameter(torch.ones(len(weight(module))))
                     undone.callback(module.register_forward_hook(_scaled(scales[module])).remove)
         groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE)]
-        train(model, lessons, groups, steps, seed=seed, settings=settings, progress=progress)
+        train(model, lessons, groups, steps, coach)
     model.requires_grad_(False)
     with torch.no_grad():
         return tuple(

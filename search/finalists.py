@@ -10,9 +10,12 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from transformers import PreTrainedModel
 
 from compress.checkpoint import load_translator, write_checkpoint
+from compress.heal import Coach, HealSettings
 from compress.pipeline import Compressed, compress
+from compress.resume import TrainingFile
 from corpora.roles import DIRECTIONS, Corpus
 from models.loading import Source
 from scoring.metrics import score
@@ -92,7 +95,8 @@ def examine(
     # The result is the completion mark of the model beside it.
     result_path.unlink(missing_ok=True)
     predicted = limits.bytes_of(plan)
-    done = heal_in_full(workbench, plan, trial.user_attrs["seed"], progress)
+    file = TrainingFile(folder / "healing", key)
+    done = heal_in_full(workbench, plan, Coach(trial.user_attrs["seed"], HealSettings(), progress, file=file))
     on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
     least = _LEAST_OF_PREDICTED * predicted if _coded(source, plan) else predicted
     assert least <= on_disk <= predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
@@ -110,6 +114,8 @@ def examine(
         "select": exam.scores(model, processor, "select"),
     }
     write_whole(result_path, json.dumps(result, indent=1, ensure_ascii=False))
+    for left in folder.glob("healing.*"):
+        left.unlink()
     return result
 
 
@@ -117,16 +123,20 @@ def _coded(source: Source, plan: Plan) -> bool:
     return any(isinstance(unit.rate, Coded) for unit in units(source.layout, plan))
 
 
-def heal_in_full(workbench: Workbench, plan: Plan, seed: int, progress: Callable[[int], None]) -> Compressed:
-    """The plan carried out with its steps of healing, or with none where that diverges less on the proxy role.
+def heal_in_full(workbench: Workbench, plan: Plan, coach: Coach) -> Compressed:
+    """The plan carried out with its steps of healing, or with none where that diverges less on the select role.
 
-    Healing comes before quantisation: where little was pruned it has little to mend and may move weights for nothing.
+    On the way there, too, the state is kept that diverges least there.
     """
-    plain = compress(workbench.source, replace(plan, heal=replace(plan.heal, steps=0)), workbench.bank, seed=seed)
+    plain = compress(workbench.source, replace(plan, heal=replace(plan.heal, steps=0)), workbench.bank, seed=coach.seed)
     if not plan.heal.steps:
         return plain
-    healed = compress(workbench.source, plan, workbench.bank, seed=seed, progress=progress)
-    return min((healed, plain), key=lambda done: workbench.divergence(done.model, plan.vocabulary))
+
+    def judge(model: PreTrainedModel) -> float:
+        return workbench.unseen_divergence(model, plan.vocabulary)
+
+    healed = compress(workbench.source, plan, workbench.bank, seed=coach.seed, coach=replace(coach, judge=judge))
+    return min((healed, plain), key=lambda done: judge(done.model))
 
 
 def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:

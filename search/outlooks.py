@@ -20,10 +20,11 @@ from space.limits import Limits
 from space.outlook import Outlook, find_needs, kept, look_out, mean_bits
 from space.pins import read_pins
 from space.prior import Coverage, prior_loss
+from space.rates import LADDERS
 from space.size import FixedBytes
 
 # Where no tokenizer is at hand: compact bytes a token of Qwen2's tokenizer.json takes, and the other files together.
-_BYTES_A_TOKEN, _OTHER_FILES = 31, 20_000
+_BYTES_A_TOKEN, _OTHER_FILES = 31, 33_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class PlanSettings:
     pins: tuple[str, ...]
     data: Path | None
     directions: tuple[str, ...]
+    rates: str = "coded"
 
     def ranges(self, layout: Layout) -> list[SizeRange]:
         """The ranges asked for. Raises UserError for a bin or a size that is none."""
@@ -52,6 +54,7 @@ def plan_ranges(settings: PlanSettings) -> dict[str, Any]:
     """
     check_directions(settings.directions)
     anatomy = find_anatomy(settings.model)
+    anatomy = replace(anatomy, layout=replace(anatomy.layout, rates=LADDERS[settings.rates]))
     ranges = settings.ranges(anatomy.layout)
     layout, fixed_bytes, coverage = _tokens(anatomy, settings)
     pins = read_pins(settings.pins, layout)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ from space.genes import HEAL_STEPS
 from space.limits import Limits
 from space.pins import read_pins
 from space.plan import Heal
+from space.rates import LADDERS
 
 SUMMARY = "summary.json"
+_MOST_FINDINGS = 4
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     make_inner = sampler_named(settings.sampler)
     folder = resolve_model(settings.model)
     source = load_source(folder)
+    source = replace(source, layout=replace(source.layout, rates=LADDERS[settings.rates]))
     size_range, layout = settings.size_range(source.layout), with_vocabulary(source.layout, source.vocabulary)
     early = [pin for pin in settings.pins if not pin.lstrip().startswith(VOCABULARY)]
     # Asks whether anything could fit before the data is read; what the prompts need of the vocabulary is added then.
@@ -77,6 +81,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         )
         with console.status("measuring the source: moments and teacher"):
             workbench = make_workbench(source, corpus, settings.languages)
+        _tell_findings(workbench.findings, console)
         signature = (
             f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
             f"|data {shared['data']}|tightfit {VERSION}"
@@ -91,6 +96,14 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         summary = _summary(job, results, baseline, seconds)
         write_whole(settings.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
     return summary
+
+
+def _tell_findings(findings: Sequence[str], console: Console) -> None:
+    """What calibration found odd, a few lines of it at most."""
+    for line in findings[:_MOST_FINDINGS]:
+        console.print(f"calibration: {line}", markup=False)
+    if len(findings) > _MOST_FINDINGS:
+        console.print(f"calibration: {len(findings) - _MOST_FINDINGS} more of the kind")
 
 
 def _search(job: Job) -> None:

@@ -45,6 +45,7 @@ class SearchSettings:
     finalist_heal_steps: int = 200
     pins: tuple[str, ...] = ()
     units: Units = DECIMAL
+    rates: str = "coded"
     root: Path = Path("studies")
 
     @property
@@ -101,6 +102,7 @@ def comparability(settings: SearchSettings, size_range: SizeRange, *, model: str
         "sampler": settings.sampler,
         "seed": settings.seed,
         "pins": sorted(settings.pins),
+        "rates": settings.rates,
     }
 
 

@@ -44,17 +44,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Workbench:
-    """Everything a trial needs; made once, shared by all trials."""
+    """Everything a trial needs; made once, shared by all trials; `findings` say what is odd about its inputs."""
 
     source: Source
     bank: Bank
     proxy: Curriculum = field(repr=False)
+    select: Curriculum = field(repr=False)
     rows_an_utterance: int = 2
+    findings: tuple[str, ...] = ()
 
     def divergence(self, model: PreTrainedModel, vocabulary: int, utterances: int = RUNG_UTTERANCES[-1]) -> float:
         """Divergence of a model in which `vocabulary` tokens stay, on the first utterances of the proxy role."""
         lessons = self.proxy.of(vocabulary)[: utterances * self.rows_an_utterance]
         return divergence(model, lessons, _BATCH_ROWS)
+
+    def unseen_divergence(self, model: PreTrainedModel, vocabulary: int) -> float:
+        """Divergence on utterances of the select role, on which nothing was searched and nothing trained."""
+        return divergence(model, self.select.of(vocabulary), _BATCH_ROWS)
 
     def evaluate(self, plan: Plan, seed: int, promote: Callable[[int, float], bool]) -> Evaluation:
         """Scores a plan rung by rung; `promote(rung, divergence)` says whether the next rung is worth its time."""
@@ -88,7 +94,9 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> 
     lessons = Curriculum(make_lessons(source.model, calibrate, _BATCH_ROWS), source.vocabulary)
     bank = Bank(measured.hessians, removal_orders(source, measured.hessians), lessons)
     scored = Curriculum(make_lessons(source.model, proxy, _BATCH_ROWS), source.vocabulary)
-    return Workbench(source, bank, scored, len(languages))
+    unseen = make_rows(source, by_turns(corpus.examples("select"))[: max(RUNG_UTTERANCES)], languages)
+    select = Curriculum(make_lessons(source.model, unseen, _BATCH_ROWS), source.vocabulary)
+    return Workbench(source, bank, scored, select, len(languages), measured.findings)
 
 
 def counted(source: Source, corpus: Corpus, languages: Sequence[str]) -> Source:

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from compress.checkpoint import load_checkpoint, write_checkpoint
 from compress.gptq import Hessian
-from compress.heal import HealSettings, make_lessons
+from compress.heal import Coach, HealSettings, make_lessons
 from compress.pipeline import Bank, compress
 from compress.quantize import pack, quantize
 from models.inputs import make_batch, target_logits
@@ -104,7 +104,7 @@ def test_healing_brings_a_pruned_model_closer_to_the_source(source: Source, bank
     settings = HealSettings(reference_share=0.0)
     before = compress(source, plan, bank, seed=0).model
     healed = replace(plan, heal=Heal(20, 0, 1.0))
-    after = [compress(source, healed, bank, seed=7, settings=settings).model for _ in range(2)]
+    after = [compress(source, healed, bank, seed=7, coach=Coach(7, settings)).model for _ in range(2)]
     lessons = bank.curriculum.of(plan.vocabulary)
     assert divergence(after[0], lessons) < 0.8 * divergence(before, lessons)
     assert divergence(after[0], lessons) == divergence(after[1], lessons)
