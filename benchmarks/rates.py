@@ -168,8 +168,8 @@ def _absolute_grid(bits: int, group: int) -> Callable[[Tensor, int, int], Tensor
     def rounded(block: Tensor, offset: int, column: int) -> Tensor:
         nonlocal scale
         if column % group == 0:
-            scale = (2 * block[:, offset : offset + group].abs().amax(1) / (2 * middle - 1)).half().float()
-        return (block[:, offset] / scale).round().clamp(-middle, middle - 1) * scale
+            scale = (2 * block[offset : offset + group].abs().amax(0) / (2 * middle - 1)).half().float()
+        return (block[offset] / scale).round().clamp(-middle, middle - 1) * scale
 
     return rounded
 

@@ -24,7 +24,7 @@ _DEAD = 1e-10
 # Two channels with a correlation beyond this are one.
 _DUPLICATE = 1 - 1e-6
 
-# What a column (rows,) is rounded to, given a block of up-to-date columns, where in the block and where in the matrix.
+# What a column (rows,) is rounded to, given up-to-date columns (columns, rows), where among them and in the matrix.
 RoundColumn = Callable[[Tensor, int, int], Tensor]
 
 
@@ -106,18 +106,19 @@ def round_with_feedback(weight: Tensor, factor: Tensor, rounded: RoundColumn) ->
 
     With the factor (columns,) of one-hot inputs no column can make up for another.
     """
-    weight = weight.clone()
-    columns = weight.shape[1]
+    # columns in one piece of memory each
+    left = weight.T.contiguous().clone()
+    columns = len(left)
     for start in range(0, columns, _BLOCK):
         end = min(columns, start + _BLOCK)
-        block, errors = weight[:, start:end], torch.empty_like(weight[:, start:end])
+        block, errors = left[start:end], torch.empty_like(left[start:end])
         for offset in range(end - start):
             values = rounded(block, offset, start + offset)
             if factor.dim() == 2:
                 row = factor[start + offset, start + offset : end]
-                errors[:, offset] = error = (block[:, offset] - values) / row[0]
-                block[:, offset:].addr_(error, row, alpha=-1)
-            block[:, offset] = values
+                torch.sub(block[offset], values, out=errors[offset]).div_(row[0])
+                block[offset:].addr_(row, errors[offset], alpha=-1)
+            block[offset] = values
         if factor.dim() == 2:
-            weight[:, end:].addmm_(errors, factor[start:end, end:], alpha=-1)
-    return weight
+            left[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    return left.T.contiguous()

@@ -53,10 +53,10 @@ def quantize(weight: Tensor, rate: Packed, hessian: Hessian) -> PackedMatrix:
     def rounded(block: Tensor, offset: int, column: int) -> Tensor:
         group, start = divmod(column, rate.group)
         if not start:
-            values = block[:, offset : offset + rate.group]
+            values = block[offset : offset + rate.group].T
             scales[:, group] = _scales(values, importance[column : column + rate.group], middle)
         scale = scales[:, group]
-        return (block[:, offset] / scale).round().clamp(-middle, middle - 1) * scale
+        return (block[offset] / scale).round().clamp(-middle, middle - 1) * scale
 
     # nothing is fed back where no input goes with another
     factor = torch.ones(columns, device=weight.device) if lookup else hessian.factor

@@ -137,7 +137,11 @@ def _respelt(row: Row, pieces: Sequence[tuple[int, ...]] | None) -> Row:
 
 
 def memory_bound(layout: Layout) -> int:
-    """Promise: host memory stays under three of the largest layers or tables in float32, and 2 GiB."""
+    """Promise: host memory stays under three of the largest layers or tables in float32, and 2 GiB.
+
+    Computed for Qwen2-Audio-7B's shapes: some 8 of 10 GB. Where the FFN's squared channels outgrow the tables,
+    as in decoders of 70B with 28,672 of them, the factor of one Hessian alone takes more.
+    """
     tables = [linear.parameters for name in layout.tables for linear in layout.table(name, layout.vocabulary)]
     layers = [tower.parameters // tower.layers for tower in layout.towers]
     return 3 * 4 * max(*tables, *layers) + 2 * 2**30

@@ -25,7 +25,7 @@ from space.plan import Plan
 from space.size import linear_bytes
 
 # Peak learning rates of biases, norms and row scales, and of the weights behind the integers.
-_FREE_RATE, _THROUGH_RATE = 1e-3, 3e-4
+_FREE_RATE, _THROUGH_RATE = 1e-3, 6e-4
 # Rounding is moved away from zero or towards it by up to this share of a step, to keep to a matrix's bytes.
 _MOST_SHIFT, _SHIFTS = 0.3, 12
 

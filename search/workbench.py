@@ -27,7 +27,7 @@ _BATCH_ROWS = 48
 # Rows of the calibrate role that moments are measured on.
 _MOMENT_ROWS = 192
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
-_TRIAL_TOLERANCE = 0.015
+_TRIAL_TOLERANCE = 0.03
 # Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
 RUNG_UTTERANCES = (8, 48)
 SIGNATURE = f"KL(source||candidate), nats a token|at most {RUNG_UTTERANCES} utterances of the proxy role"
