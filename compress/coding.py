@@ -31,6 +31,8 @@ _LARGEST_SYMBOL = 2**14
 # Steps are searched until the bytes are within this share below what they may be.
 TOLERANCE = 1e-3
 _MOST_PASSES = 12
+# In logarithms of steps.
+_LEAST_MOVE = 0.01
 # Words by which the coder may exceed the entropy: its state is two words long.
 _STATE_WORDS = 2
 
@@ -145,7 +147,7 @@ def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix |
             log_step = fine[0] + min(0.95, max(0.05, share)) * (coarse[0] - fine[0])
         else:
             log_step = _gaussian_step(spreads, max(0.0, aim - surplus))
-            log_step = min(coarse[0], max(log_step, fine[0] + 0.02))
+            log_step = min(coarse[0] - _LEAST_MOVE, max(log_step, fine[0] + _LEAST_MOVE))
         found = target.with_step(2.0**log_step)
         taken = 8 * found.size_bytes() / entries
         surplus = taken - _gaussian_bits(spreads, log_step)
@@ -153,7 +155,7 @@ def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix |
             fine = (log_step, taken)
             continue
         coarse, best = (log_step, taken), found
-        if taken >= (1 - tolerance) * bits or not found.symbols.any():
+        if taken >= (1 - tolerance) * bits or not target.weight.any():
             break
     return best
 

@@ -499,7 +499,7 @@ def _with_step(table: _Rows, hessian: Hessian, step: float) -> CodedMatrix:
         steps = relative[part, None] if lookup else relative
 
         def rounded(block: Tensor, offset: int, column: int, steps: Tensor = steps) -> Tensor:
-            return (block[:, offset] / steps[column]).round_().mul_(steps[column])
+            return (block[offset] / steps[column]).round_().mul_(steps[column])
 
         values = weights if lookup else round_with_feedback(weights, hessian.factor, rounded)
         found = (values / steps).round_().clamp_(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)

@@ -371,10 +371,10 @@ def test_a_size_that_only_a_trimmed_vocabulary_fits_is_searched(
     assert plan_from_json((tmp_path / summary["champion"]["path"] / "plan.json").read_text()).vocabulary < 331
 
 
-def test_the_bank_is_made_of_calibrate_and_proxy_alone(model: Path, corpus: Path) -> None:
+def test_the_report_role_is_not_opened_for_a_workbench(model: Path, corpus: Path) -> None:
     data = open_corpus(corpus)
     make_workbench(load_source(model), data, ("de",))
-    assert set(data.opened) == {"calibrate", "proxy"}
+    assert set(data.opened) == {"calibrate", "proxy", "select"}
 
 
 def test_a_third_of_a_rung_goes_on() -> None:
