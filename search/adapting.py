@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from corpora.roles import DIRECTIONS, open_corpus
 from models.loading import FIXED_FILES, load_source, read_layout
 from models.reference import resolve_model
 from search.finalists import write_whole
+from search.locks import alone
 from search.run import _progress
 from search.settings import check_directions, model_fingerprint
 from search.workbench import by_turns, make_rows
@@ -103,7 +101,7 @@ def run_adaptation(settings: AdaptationSettings, console: Console) -> dict[str, 
     source = load_source(folder)
     _round(source.model)
     rows, held_out = (make_rows(source, by_turns(corpus.examples(role)), languages) for role in (TRAINED_ON, CHOSEN_ON))
-    with _alone(settings.state_folder):
+    with alone(settings.state_folder):
         start = _read_state(settings.state_folder, key)
         if start is not None:
             console.print(f"goes on after step {start.step} of {settings.steps}")
@@ -185,21 +183,6 @@ def _round(model: PreTrainedModel) -> None:
     """Gives every parameter the value it is stored with."""
     for parameter in model.parameters():
         parameter.copy_(parameter.to(torch.bfloat16))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a training; falls with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process trains there; wait for it or choose another --out") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def _write_state(folder: Path, key: dict[str, Any], state: State) -> None:

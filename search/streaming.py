@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from models.inputs import Row, make_row, read_utterance
 from models.loading import check_tokenizer, fixed_files, load_processor, read_layout
 from models.reference import resolve_model
 from models.vocabulary import read_vocabulary
+from search.locks import alone
 from search.settings import check_directions, model_fingerprint
 from search.workbench import by_turns, counted_vocabulary
 from space import VERSION
@@ -84,7 +82,7 @@ def run_streaming(settings: StreamSettings, console: Console) -> dict[str, Any]:
     task = make_task(folder, plan, layout=layout, vocabulary=vocabulary, groups=groups)
     check_tokenizer(processor, task.whole, folder)
     key = _key(settings, plan, model=model_fingerprint(folder), data=corpus.fingerprint())
-    with _alone(settings.work_folder):
+    with alone(settings.work_folder):
         begun = open_ledger(settings.work_folder, key)
         if begun.done:
             console.print(f"goes on after {begun.done[-1][0]}, {len(begun.done)} of {len(task.units())} units")
@@ -180,18 +178,3 @@ def _key(settings: StreamSettings, plan: Plan, *, model: str, data: str) -> str:
     """What must be the same for a run to go on where another stopped."""
     parts = [FORMAT, VERSION, model, data, plan.to_json(), settings.directions, settings.utterances]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a folder; falls with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is at work there; wait, or choose another --out") from None
-        yield
-    finally:
-        os.close(handle)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from compress.heal import Lesson
+from compress.heal import Lesson, make_lessons
 from compress.importance import measure
 from compress.pipeline import Bank
 from compress.prune import removal_orders
 from compress.vocabulary import Curriculum
 from miniature.anatomy import make_model, make_processor, train_tokenizer
-from models.inputs import PROMPTS, TEXT_PROMPTS, Batch, Row, featurize, make_row
+from models.inputs import PROMPTS, TEXT_PROMPTS, Batch, Row, featurize, make_batch, make_row
 from models.loading import Source, load_source
 from models.vocabulary import with_vocabulary
 from space.plan import uniform_plan
@@ -83,6 +83,13 @@ def make_bank(source: Source, batches: Iterable[Batch], lessons: Sequence[Lesson
     """A bank measured on a few batches."""
     hessians = measure(source.model, uniform_plan(source.layout, WHOLE), batches).hessians
     return Bank(hessians, removal_orders(source, hessians), Curriculum(lessons, source.vocabulary))
+
+
+def tiny_bank(source: Source) -> Bank:
+    """A bank measured on the tiny rows, with their lessons."""
+    rows = tiny_rows(source)
+    lessons = make_lessons(source.model, rows, 6)
+    return make_bank(source, [make_batch(rows, source.model.generation_config.pad_token_id)], lessons)
 
 
 def tiny_rows(source: Source, count: int = 3) -> list[Row]:

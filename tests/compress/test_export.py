@@ -22,7 +22,6 @@ from transformers import dynamic_module_utils as remote
 
 from compress.checkpoint import folder_bytes, load_checkpoint, write_checkpoint
 from compress.export import export
-from compress.heal import make_lessons
 from compress.pipeline import Bank, compress
 from launch import main
 from models.inputs import make_batch, target_logits
@@ -30,7 +29,7 @@ from models.loading import Source, load_processor
 from space.errors import UserError
 from space.plan import REMOVED, Layer, Plan, Sublayer, uniform_plan
 from space.rates import Coded, Packed, Rate
-from tests.tiny import TINY, load_tiny, make_bank, tiny_rows
+from tests.tiny import TINY, load_tiny, tiny_bank
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +47,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def bank(source: Source) -> Bank:
-    rows = tiny_rows(source)
-    pad = source.model.generation_config.pad_token_id
-    return make_bank(source, [make_batch(rows, pad)], make_lessons(source.model, rows, 6))
+    return tiny_bank(source)
 
 
 def stored(source: Source, bank: Bank, plan: Plan, folder: Path) -> Path:

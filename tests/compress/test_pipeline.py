@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from compress.checkpoint import load_checkpoint, write_checkpoint
 from compress.gptq import Hessian
-from compress.heal import Coach, HealSettings, make_lessons
+from compress.heal import Coach, HealSettings
 from compress.pipeline import Bank, compress
 from compress.quantize import pack, quantize
 from models.inputs import make_batch, target_logits
@@ -28,7 +28,7 @@ from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan, plan_from_json, uniform_plan
 from space.rates import WHOLE, Coded, Packed
 from space.size import plan_size, units
-from tests.tiny import TINY, load_tiny, make_bank, tiny_rows
+from tests.tiny import TINY, load_tiny, tiny_bank, tiny_rows
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -38,9 +38,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def bank(source: Source) -> Bank:
-    rows = tiny_rows(source)
-    pad = source.model.generation_config.pad_token_id
-    return make_bank(source, [make_batch(rows, pad)], make_lessons(source.model, rows, 6))
+    return tiny_bank(source)
 
 
 def random_plans(source: Source, count: int) -> Iterator[Plan]:
