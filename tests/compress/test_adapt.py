@@ -190,7 +190,7 @@ def test_a_finished_adaptation_is_only_reported(
 
 
 def test_one_process_trains_at_a_time(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with search.adapting._alone(tmp_path / ".adapted.training"):
+    with search.adapting.alone(tmp_path / ".adapted.training"):
         assert launch.main([*words, "--out", str(tmp_path / "adapted")]) == 2
     assert "another process is at work there" in capsys.readouterr().err
 
