@@ -49,11 +49,16 @@ def main() -> None:
                         "plan": index,
                         "predicted": predicted,
                         "stat": on_disk,
-                        "inside": limits.size_range.holds(on_disk),
+                        "bound": limits.size_range.bound_bytes,
                     }
                 )
-    wrong = sum(row["predicted"] != row["stat"] or not row["inside"] for row in rows)
-    publish("bytes", rows, [target("plans whose bytes differ or leave the bin", wrong, 0, at_least=False)])
+    over = sum(row["stat"] > row["predicted"] or row["stat"] >= row["bound"] for row in rows)
+    unused = max(1 - row["stat"] / row["predicted"] for row in rows)
+    targets = [
+        target("plans over what was predicted or over their bound", over, 0, at_least=False),
+        target("share of what was predicted that stays unused, at most", round(unused, 5), 0.005, at_least=False),
+    ]
+    publish("bytes", rows, targets)
 
 
 if __name__ == "__main__":
