@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -55,7 +56,7 @@ class CodedMatrix:
 
     def size_bytes(self) -> int:
         """An upper bound of the stream's bytes, a few above what it takes."""
-        return _size_bytes(self)
+        return stream_bytes(_tables(self))
 
     def rescaled(self, factors: Tensor, most_bytes: int) -> CodedMatrix:
         """With its rows, or its tokens' rows where it is transposed, scaled as finely as `most_bytes` allow."""
@@ -267,8 +268,8 @@ def _tables(matrix: CodedMatrix) -> list[_Table]:
     return [_table(matrix.of_rows.numpy()), _table(columns), *classes]
 
 
-def _size_bytes(matrix: CodedMatrix) -> int:
-    tables = _tables(matrix)
+def stream_bytes(tables: Sequence[_Table]) -> int:
+    """An upper bound of the bytes of a stream with these tables."""
     heads = sum(map(_table_bytes, tables))
     words = math.ceil((sum(table.bits() for table in tables) - 8 * heads) * (1 + 1e-5) / 32) + _STATE_WORDS
     return struct.calcsize(HEAD) + heads + 4 * words
@@ -281,14 +282,25 @@ def _table_bytes(table: _Table) -> int:
 def to_bytes(matrix: CodedMatrix) -> bytes:
     """The stream that `models.modeling_tightfit.decode_coded` reads."""
     tables = _tables(matrix)
-    of_rows, of_columns, *classes = tables
     columns, by_column = matrix.of_columns.numpy(), matrix.symbols.T.numpy().astype(np.int32)
-    coder = constriction.stream.stack.AnsCoder()
+    classes = tables[2:]
     before = [-(2**15), *(table.last for table in classes)]
-    for table, after in reversed(list(zip(classes, before, strict=False))):
-        symbols = by_column[(columns > after) & (columns <= table.last)].reshape(-1)
-        coder.encode_reverse(symbols - table.first, table_model(table.codes))
-    coder.encode_reverse(columns - of_columns.first, table_model(of_columns.codes))
+    parts = (
+        (table, by_column[(columns > after) & (columns <= table.last)])
+        for table, after in reversed(list(zip(classes, before, strict=False)))
+    )
+    return write_stream(matrix, tables, parts)
+
+
+def write_stream(
+    matrix: CodedMatrix, tables: Sequence[_Table], backwards: Iterable[tuple[_Table, NDArray[np.int32]]]
+) -> bytes:
+    """A stream with these tables; `backwards` are symbols with their table, what is read last before all others."""
+    of_rows, of_columns = tables[:2]
+    coder = constriction.stream.stack.AnsCoder()
+    for table, symbols in backwards:
+        coder.encode_reverse(symbols.reshape(-1) - np.int32(table.first), table_model(table.codes))
+    coder.encode_reverse(matrix.of_columns.numpy() - of_columns.first, table_model(of_columns.codes))
     coder.encode_reverse(matrix.of_rows.numpy() - of_rows.first, table_model(of_rows.codes))
     words = coder.get_compressed().astype("<u4").tobytes()
     head = struct.pack(HEAD, matrix.step, matrix.grid, matrix.transposed, len(tables), len(words) // 4)

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import shutil
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
@@ -30,7 +29,6 @@ from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
 
-import constriction
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,14 +39,14 @@ from compress.checkpoint import appear, folder_bytes
 from compress.coding import (
     _LARGEST_SYMBOL,
     _ROW_GRIDS,
-    _STATE_WORDS,
     TOLERANCE,
     CodedMatrix,
     _Table,
     _table,
-    _table_bytes,
     _Target,
     code_matrix,
+    stream_bytes,
+    write_stream,
 )
 from compress.gptq import Hessian, round_with_feedback
 from compress.importance import _inputs, _Sum
@@ -59,7 +57,7 @@ from models.anatomy import audio_tower, carved_copy, decoder, places
 from models.inputs import Batch, Row, SpeechBatch, make_batch
 from models.layouts import canonical_name
 from models.loading import empty_model, pad_token, renumber_ids
-from models.modeling_tightfit import COLUMN_GRID, HEAD, PLAN, TABLE_HEAD, WEIGHTS, present, table_model
+from models.modeling_tightfit import COLUMN_GRID, PLAN, WEIGHTS, present
 from models.packaging import summed
 from models.shards import Shards, open_shards
 from models.vocabulary import Vocabulary
@@ -478,7 +476,7 @@ def _code_slices(table: _Rows, hessian: Hessian, most_bytes: int, tolerance: flo
     for _ in range(_MOST_PASSES):
         found = _with_step(table, hessian, 2.0**log_step)
         tables = _tables(found)
-        taken = 8 * _stream_bytes(tables) / table.entries
+        taken = 8 * stream_bytes(tables) / table.entries
         if taken <= bits:
             best = found, tables
             if taken >= (1 - tolerance) * bits:
@@ -538,26 +536,11 @@ def _columns(matrix: CodedMatrix, exponent: int, *, backwards: bool = False) -> 
         yield matrix.symbols.numpy().T[chosen[start : start + at_once]].astype(np.int32)
 
 
-def _stream_bytes(tables: Sequence[_Table]) -> int:
-    """An upper bound, as `compress.coding` has it."""
-    heads = sum(map(_table_bytes, tables))
-    words = math.ceil((sum(table.bits() for table in tables) - 8 * heads) * (1 + 1e-5) / 32) + _STATE_WORDS
-    return struct.calcsize(HEAD) + heads + 4 * words
-
-
 def _stream(matrix: CodedMatrix, tables: Sequence[_Table]) -> bytes:
-    """As `compress.coding.to_bytes`: what comes first is encoded last."""
-    of_rows, of_columns, *classes = tables
-    coder = constriction.stream.stack.AnsCoder()
-    for table in reversed(classes):
-        for symbols in _columns(matrix, table.last, backwards=True):
-            coder.encode_reverse(symbols.reshape(-1) - np.int32(table.first), table_model(table.codes))
-    coder.encode_reverse(matrix.of_columns.numpy() - of_columns.first, table_model(of_columns.codes))
-    coder.encode_reverse(matrix.of_rows.numpy() - of_rows.first, table_model(of_rows.codes))
-    words = coder.get_compressed().astype("<u4").tobytes()
-    head = struct.pack(HEAD, matrix.step, matrix.grid, matrix.transposed, len(tables), len(words) // 4)
-    heads = [struct.pack(TABLE_HEAD, x.last, x.first, len(x.counts)) + x.codes.tobytes() for x in tables]
-    return b"".join([head, *heads, words])
+    parts = (
+        (table, symbols) for table in reversed(tables[2:]) for symbols in _columns(matrix, table.last, backwards=True)
+    )
+    return write_stream(matrix, tables, parts)
 
 
 def write_streamed(out: Path, task: Task, ledger: Ledger) -> int:

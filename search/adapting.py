@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from compress.adapt import METHODS, AdaptSettings, State, adapt, mean_loss
+from compress.checkpoint import appear
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
 from models.loading import FIXED_FILES, load_source, read_layout
@@ -232,10 +233,7 @@ def _write(out: Path, source: Path, model: PreTrainedModel, result: dict[str, An
         if (source / name).is_file():
             shutil.copyfile(source / name, temporary / name)
     (temporary / RESULT).write_text(json.dumps(result, indent=1))
-    for path in temporary.iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone
-        _flush(path)
-    temporary.replace(out)
+    appear(temporary, out)
 
 
 def _flush(path: Path) -> None:

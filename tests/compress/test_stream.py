@@ -309,4 +309,4 @@ def test_slices_of_a_table_are_the_coders_stream() -> None:
     found, rest = decode_coded(memoryview(data), 300, 40)
     assert not len(rest)
     assert torch.equal(found, coded.values())
-    assert len(data) <= streaming._stream_bytes(tables)
+    assert len(data) <= streaming.stream_bytes(tables)
