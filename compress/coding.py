@@ -12,7 +12,7 @@ import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 import constriction
@@ -163,7 +163,7 @@ def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix |
 
 def _gaussian_bits(spreads: NDArray[np.float64], log_step: float) -> float:
     """Mean entropy of Gaussian columns with these logarithms of deviations, rounded to multiples of a step."""
-    return float(np.interp(log_step - spreads, _LOG_RATIOS, _ENTROPIES).mean())
+    return float(np.interp(log_step - spreads, _LOG_RATIOS, _entropies()).mean())
 
 
 def _gaussian_step(spreads: NDArray[np.float64], bits: float) -> float:
@@ -188,7 +188,12 @@ _USUAL_BITS = (0.7, 0.85, 1.0, 1.2, 1.4, 1.6, 2.0, 2.6, 3.0, 4.0)
 _USUAL_SURPLUS = (0.52, 0.51, 0.45, 0.36, 0.27, 0.20, 0.12, 0.07, 0.06, 0.06)
 # Finer steps add a bit for each halving.
 _LOG_RATIOS = np.arange(-8, 3.01, 0.125)
-_ENTROPIES = np.array([_entropy(ratio) for ratio in _LOG_RATIOS])
+
+
+@cache
+def _entropies() -> NDArray[np.float64]:
+    """Bits of a Gaussian entry at each of the ratios."""
+    return np.array([_entropy(ratio) for ratio in _LOG_RATIOS])
 
 
 @dataclass(frozen=True)

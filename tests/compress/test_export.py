@@ -29,7 +29,6 @@ from models.loading import Source, load_processor
 from space.errors import UserError
 from space.plan import REMOVED, Layer, Plan, Sublayer, uniform_plan
 from space.rates import Coded, Packed, Rate
-from tests.tiny import TINY, load_tiny, tiny_bank
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +37,6 @@ def modules_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("HF_MODULES_CACHE", modules)
     monkeypatch.setattr(remote, "HF_MODULES_CACHE", modules)
     monkeypatch.setattr(sys, "path", [*sys.path])
-
-
-@pytest.fixture(scope="module", params=TINY)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_tiny(tmp_path_factory.mktemp("tiny"), request.param)
-
-
-@pytest.fixture(scope="module")
-def bank(source: Source) -> Bank:
-    return tiny_bank(source)
 
 
 def stored(source: Source, bank: Bank, plan: Plan, folder: Path) -> Path:

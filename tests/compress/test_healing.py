@@ -22,23 +22,12 @@ from proxies.divergence import divergence
 from space.plan import Heal, Plan, uniform_plan
 from space.rates import Coded, Packed, Rate
 from space.size import unit_bytes
-from tests.tiny import TINY, load_tiny, tiny_bank
 
 SETTINGS = HealSettings(reference_share=0.0)
 
 
 class StoppedError(Exception):
     """In place of a kill."""
-
-
-@pytest.fixture(scope="module", params=TINY)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_tiny(tmp_path_factory.mktemp("tiny"), request.param)
-
-
-@pytest.fixture(scope="module")
-def bank(source: Source) -> Bank:
-    return tiny_bank(source)
 
 
 def cut(source: Source, rate: Rate, healing: Heal) -> Plan:

@@ -28,17 +28,7 @@ from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan, plan_from_json, uniform_plan
 from space.rates import WHOLE, Coded, Packed
 from space.size import plan_size, units
-from tests.tiny import TINY, load_tiny, tiny_bank, tiny_rows
-
-
-@pytest.fixture(scope="module", params=TINY)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_tiny(tmp_path_factory.mktemp("tiny"), request.param)
-
-
-@pytest.fixture(scope="module")
-def bank(source: Source) -> Bank:
-    return tiny_bank(source)
+from tests.tiny import tiny_rows
 
 
 def random_plans(source: Source, count: int) -> Iterator[Plan]:
