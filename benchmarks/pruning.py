@@ -12,8 +12,8 @@ import torch
 from benchmarks.measured import LANGUAGES, bundled
 from benchmarks.publish import publish, target
 from compress.importance import measure
-from compress.prune import blocks_of, compensated, kept_columns
-from compress.units import matrix
+from compress.prune import Refit, blocks_of, compensated, kept_columns
+from compress.units import biases, matrix
 from models.anatomy import places
 from models.inputs import batches
 from models.loading import pad_token
@@ -37,20 +37,23 @@ def main() -> None:
             continue
         tower_name, _, part = place.name.split(".")
         tower = next(one for one in source.layout.towers if one.name == tower_name)
-        output, seen, block = (
-            matrix(place.matrices[-1]),
-            workbench.bank.hessians[place.name][-1],
-            blocks_of(place.name, tower),
-        )
+        last, block = place.matrices[-1], blocks_of(place.name, tower)
+        output, seen = matrix(last), workbench.bank.hessians[place.name][-1]
+        bias = biases(last)[0].data if biases(last) else None
         simple = (seen.diagonal * output.square().sum(0)).view(-1, block).sum(1).argsort()
         order = workbench.bank.orders[place.name]
         judge = unseen[place.name][-1]
 
         def error(order: torch.Tensor, kept: int, *, refit: bool) -> float:
             columns = kept_columns(order, kept, block)  # noqa: B023
-            left = torch.zeros_like(output)  # noqa: B023
-            left[:, columns] = compensated(output, seen, columns) if refit else output[:, columns]  # noqa: B023
-            return judge.error(output - left) / judge.error(output)  # noqa: B023
+            found = compensated(output, seen, columns, bias=bias) if refit else Refit(output[:, columns], bias)  # noqa: B023
+            lost = output.clone()  # noqa: B023
+            lost[:, columns] -= found.matrix
+            total = judge.error(lost)  # noqa: B023
+            if bias is not None:  # noqa: B023
+                shift = bias - found.bias  # noqa: B023
+                total += float(2 * shift @ (lost @ judge.mean) + shift.square().sum())  # noqa: B023
+            return total / judge.error(output)  # noqa: B023
 
         for share in SHARES:
             kept = len(order) - round(share * len(order))

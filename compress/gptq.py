@@ -32,10 +32,12 @@ RoundColumn = Callable[[Tensor, int, int], Tensor]
 class Hessian:
     """Second moments of a matrix's inputs: E[x x^T] (columns, columns), or E[x] (columns,) of inputs that are one-hot.
 
-    Half the Hessian of the squared error of an output with respect to its row of weights.
+    Half the Hessian of the squared error of an output with respect to its row of weights. `mean` is E[x] (columns,),
+    None where it was not measured.
     """
 
     moments: Tensor
+    mean: Tensor | None = None
 
     @property
     def columns(self) -> int:
@@ -48,7 +50,15 @@ class Hessian:
 
     def of(self, columns: Tensor) -> Hessian:
         """What the inputs that stay have."""
-        return Hessian(self.moments[columns][:, columns] if self.moments.dim() == 2 else self.moments[columns])
+        moments = self.moments[columns][:, columns] if self.moments.dim() == 2 else self.moments[columns]
+        return Hessian(moments, None if self.mean is None else self.mean[columns])
+
+    @cached_property
+    def centred(self) -> Hessian:
+        """Of the inputs less their mean: what counts where a bias makes up for an output's mean error."""
+        if self.mean is None or self.moments.dim() == 1:
+            return self
+        return Hessian(self.moments - torch.outer(self.mean, self.mean), torch.zeros_like(self.mean))
 
     @cached_property
     def factor(self) -> Tensor:

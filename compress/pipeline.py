@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 
 from compress.coding import TOLERANCE
 from compress.heal import Coach, HealSettings, heal
-from compress.importance import Hessians
+from compress.importance import Behind, Hessians
 from compress.prune import pruned_model
 from compress.tune import tune
 from compress.units import UnitWeights, encode, put
@@ -23,10 +24,13 @@ from space.size import units
 
 @dataclass(frozen=True)
 class Bank:
-    """Measured facts about the source: Hessians of all matrices, removal orders, and lessons for healing."""
+    """Measured facts about the source: Hessians of all matrices, removal orders, what is behind each sublayer, and
+    lessons for healing.
+    """
 
     hessians: Hessians
-    orders: dict[str, Tensor]
+    orders: Mapping[str, Tensor]
+    behind: Mapping[str, Behind]
     curriculum: Curriculum
 
 
@@ -49,7 +53,7 @@ def compress(
     """
     coach = coach or Coach(seed, HealSettings())
     with torch.no_grad():
-        model, hessians = pruned_model(source, plan, bank.hessians, bank.orders)
+        model, hessians = pruned_model(source, plan, bank.hessians, bank.orders, bank.behind)
     lessons = bank.curriculum.of(plan.vocabulary) if plan.heal.steps else ()
     before = round(coach.settings.before_share * plan.heal.steps)
     model = heal(model, lessons, replace(plan.heal, steps=before), coach.stage("before", 0))

@@ -8,17 +8,22 @@ squares.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.gptq import Hessian
-from compress.importance import Hessians
+from compress.importance import Behind, Hessians
 from compress.units import biases, matrix, weight
 from models.anatomy import Place, carved_copy, places
 from models.loading import Source, renumber_ids
+from space.choices import PARTS
 from space.layout import Layout, Tower
-from space.plan import Plan, Sublayer, uniform_plan
+from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 
 # A step removes this share of the blocks there are, one at least.
@@ -57,12 +62,42 @@ def kept_columns(order: Tensor, kept: int, block: int) -> Tensor:
     return (chosen[:, None] * block + torch.arange(block)).reshape(-1)
 
 
-def compensated(output: Tensor, hessian: Hessian, columns: Tensor) -> Tensor:
-    """The matrix (rows, kept columns) whose outputs are closest to those of all columns (ridge least squares)."""
-    damped = hessian.damped()
-    refit = torch.linalg.solve(damped[columns][:, columns], damped[columns] @ output.double().T)
-    found: Tensor = refit.T.to(output.dtype)
-    return found
+@dataclass(frozen=True)
+class Refit:
+    """A matrix (rows, kept columns) and its bias (rows,), where it has one."""
+
+    matrix: Tensor
+    bias: Tensor | None
+
+
+def compensated(
+    output: Tensor,
+    hessian: Hessian,
+    columns: Tensor,
+    *,
+    bias: Tensor | None = None,
+    gone: tuple[Tensor, Tensor] | None = None,
+) -> Refit:
+    """The matrix and bias whose outputs from `columns` are closest to those of all columns (ridge least squares).
+
+    Where sublayers behind it are `gone`, E[x o^T] and E[o] of what they added, their outputs are made up for as well:
+    linearly, as removed blocks are by Shopkhoev et al. 2025 (arXiv 2505.02819, section 2).
+    """
+    # a bias makes up for means, whatever the matrix does
+    seen = hessian if bias is None else hessian.centred
+    damped = seen.damped()
+    wanted = damped[columns] @ output.double().T
+    if gone is not None:
+        wanted += gone[0][columns].double()
+    if bias is None or hessian.mean is None:
+        return Refit(torch.linalg.solve(damped[columns][:, columns], wanted).T.to(output.dtype), bias)
+    mean = hessian.mean
+    found_bias = bias + output @ mean
+    if gone is not None:
+        wanted -= torch.outer(mean[columns], gone[1])
+        found_bias = found_bias + gone[1]
+    found = torch.linalg.solve(damped[columns][:, columns], wanted).T.to(output.dtype)
+    return Refit(found, found_bias - found @ mean[columns])
 
 
 def blocks_of(name: str, tower: Tower) -> int:
@@ -72,17 +107,22 @@ def blocks_of(name: str, tower: Tower) -> int:
 
 def removal_orders(source: Source, hessians: Hessians) -> dict[str, Tensor]:
     """Of every sublayer the order in which its heads or channels go."""
-    orders = {}
-    for place in places(source.model, uniform_plan(source.layout, WHOLE)):
-        tower, _ = _sublayer(place.name, None, source.layout)
-        if tower is not None:
-            last = place.matrices[-1]
-            orders[place.name] = removal_order(matrix(last), hessians[place.name][-1], blocks_of(place.name, tower))
-    return orders
+    whole = places(source.model, uniform_plan(source.layout, WHOLE))
+    return {
+        place.name: order_of(place, hessians[place.name][-1], blocks_of(place.name, tower))
+        for place in whole
+        if (tower := tower_of(place.name, source.layout))
+    }
+
+
+def order_of(place: Place, hessian: Hessian, block: int) -> Tensor:
+    """The order in which the heads or channels of a sublayer go, given the Hessian of its last matrix."""
+    last = place.matrices[-1]
+    return removal_order(matrix(last), hessian.centred if biases(last) else hessian, block)
 
 
 def pruned_model(
-    source: Source, plan: Plan, hessians: Hessians, orders: dict[str, Tensor]
+    source: Source, plan: Plan, hessians: Hessians, orders: Mapping[str, Tensor], behind: Mapping[str, Behind]
 ) -> tuple[PreTrainedModel, dict[str, tuple[Hessian, ...]]]:
     """A model in the plan's shapes with the source's heads and channels that go last, and its matrices' Hessians.
 
@@ -95,11 +135,12 @@ def pruned_model(
     remaining: dict[str, tuple[Hessian, ...]] = {}
     for place in places(model, plan):
         remaining[place.name] = hessians[place.name]
-        tower, sublayer = _sublayer(place.name, plan, source.layout)
-        if tower is not None and sublayer is not None:
-            order = orders[place.name]
-            remaining[place.name] = _move(
-                whole[place.name], place, tower, kept=sublayer.kept, hessians=hessians[place.name], order=order
+        if tower := tower_of(place.name, source.layout):
+            run = removed_behind(place.name, plan)
+            columns = kept_columns(orders[place.name], kept_of(place.name, plan), blocks_of(place.name, tower))
+            gone = behind[place.name].of(len(run)) if run else None
+            remaining[place.name] = move(
+                whole[place.name], place, tower, columns=columns, hessians=hessians[place.name], gone=gone
             )
         elif place.name in ("embedding", "lm_head") and len(rows) < source.vocabulary.rows:
             weight(place.matrices[0]).copy_(weight(whole[place.name].matrices[0])[rows])
@@ -108,38 +149,55 @@ def pruned_model(
     return model, remaining
 
 
-def _sublayer(name: str, plan: Plan | None, layout: Layout) -> tuple[Tower | None, Sublayer | None]:
-    """The tower and what stays of the sublayer a unit name stands for; nothing for tables."""
-    if "." not in name:
-        return None, None
+def tower_of(name: str, layout: Layout) -> Tower | None:
+    """The tower a unit is a sublayer of; None for tables."""
+    tower, _, sublayer = name.partition(".")
+    return next(one for one in layout.towers if one.name == tower) if sublayer else None
+
+
+def kept_of(name: str, plan: Plan) -> int:
+    """How many heads or channels stay of a sublayer."""
     tower, index, part = name.split(".")
-    found = next(x for x in layout.towers if x.name == tower)
-    return found, None if plan is None else getattr(getattr(plan, tower)[int(index)], part)
+    kept: int = getattr(getattr(plan, tower)[int(index)], part).kept
+    return kept
 
 
-def _move(
-    whole: Place, carved: Place, tower: Tower, *, kept: int, hessians: tuple[Hessian, ...], order: Tensor
+def removed_behind(name: str, plan: Plan) -> list[str]:
+    """The sublayers right behind one, up to the next that stays, in their order; all of them are removed."""
+    tower = name.partition(".")[0]
+    names = [f"{tower}.{index}.{part}" for index in range(len(getattr(plan, tower))) for part in PARTS]
+    later = names[names.index(name) + 1 :]
+    return list(takewhile(lambda other: not kept_of(other, plan), later))
+
+
+def move(
+    whole: Place,
+    carved: Place,
+    tower: Tower,
+    *,
+    columns: Tensor,
+    hessians: tuple[Hessian, ...],
+    gone: tuple[Tensor, Tensor] | None,
 ) -> tuple[Hessian, ...]:
-    """Copies what stays of a sublayer. The last matrix loses columns and is refit, the others the rows that feed it."""
-    attention, block = whole.name.endswith(".attention"), blocks_of(whole.name, tower)
-    if kept == len(order):
+    """Copies what stays of a sublayer, and returns its Hessians.
+
+    The last matrix keeps `columns` and is refit, also to what is `gone` behind it; the others keep the rows that feed
+    it.
+    """
+    if len(columns) == hessians[-1].columns and gone is None:
         return hessians
-    columns = kept_columns(order, kept, block)
-    rows = columns
-    if attention:
-        heads = columns.view(kept, -1)[:, :1] // block
+    rows, last = columns, whole.matrices[-1]
+    if whole.name.endswith(".attention"):
+        heads = columns.view(-1, blocks_of(whole.name, tower))[:, :1] // blocks_of(whole.name, tower)
         rows = (heads * tower.head_dim + torch.arange(tower.head_dim)).reshape(-1)
-    for position, (old, new) in enumerate(zip(whole.matrices, carved.matrices, strict=True)):
-        if position == len(whole.matrices) - 1:
-            weight(new).copy_(compensated(weight(old), hessians[-1], columns))
-            stays = torch.arange(len(weight(old)))
-        else:
-            stays = columns if attention and position == 0 else rows
-            weight(new).copy_(weight(old)[stays])
-        _copy_bias(old, new, stays)
+    for position, (old, new) in enumerate(zip(whole.matrices[:-1], carved.matrices[:-1], strict=True)):
+        stays = columns if whole.name.endswith(".attention") and position == 0 else rows
+        weight(new).copy_(weight(old)[stays])
+        for old_bias, new_bias in zip(biases(old), biases(new), strict=True):
+            new_bias.data.copy_(old_bias.data[stays])
+    bias = biases(last)[0].data if biases(last) else None
+    refit = compensated(weight(last), hessians[-1], columns, bias=bias, gone=gone)
+    weight(carved.matrices[-1]).copy_(refit.matrix)
+    if refit.bias is not None:
+        biases(carved.matrices[-1])[0].data.copy_(refit.bias)
     return (*hessians[:-1], hessians[-1].of(columns))
-
-
-def _copy_bias(old: nn.Module, new: nn.Module, stays: Tensor) -> None:
-    for old_bias, new_bias in zip(biases(old), biases(new), strict=True):
-        new_bias.data.copy_(old_bias.data[stays])

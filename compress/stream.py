@@ -3,7 +3,8 @@
 This is the sequential procedure of GPTQ (Frantar et al. 2022, arXiv 2210.17323, section 3): the Hessians of a sublayer
 are measured on activations that come out of what is compressed already, its heads or channels are chosen, its matrices
 encoded, and only then do the activations pass through it, in the values that are stored. Attention comes before the
-FFN behind it. Within a sublayer the last matrix's inputs are those of the uncompressed ones before it.
+FFN behind it. Within a sublayer the last matrix's inputs are those of the uncompressed ones before it. What removed
+sublayers would have added is measured by running them on what the sublayer before them makes of the activations.
 
 Tables have their own way, since a vocabulary can be larger than any layer: rows are read, quantised and dropped in
 slices. As in `compress.importance`, an embedding's Hessian is how often calibration looks up each row of the source,
@@ -49,10 +50,10 @@ from compress.coding import (
     write_stream,
 )
 from compress.gptq import Hessian, round_with_feedback
-from compress.importance import _inputs, _Sum
-from compress.prune import _move, _sublayer, blocks_of, removal_order
+from compress.importance import Sum, hessians_of, watched
+from compress.prune import blocks_of, kept_columns, kept_of, move, order_of, removed_behind, tower_of
 from compress.quantize import PackedMatrix, quantize
-from compress.units import Matrix, UnitWeights, encode, matrix, put, to_bytes
+from compress.units import Matrix, UnitWeights, encode, put, to_bytes
 from models.anatomy import audio_tower, carved_copy, decoder, places
 from models.inputs import Batch, Row, SpeechBatch, make_batch
 from models.layouts import canonical_name
@@ -72,7 +73,7 @@ _STAGES = ("convolutions", "encoder", "projector", "embedding", "decoder", "lm_h
 _SLICE_ENTRIES = 2**24
 _COPY_BYTES = 2**24
 _MOST_PASSES = 10
-_DATA, _PROGRESS = "data.bin", "progress.json"
+_DATA, _PROGRESS, _BEHIND = "data.bin", "progress.json", "behind.bin"
 
 # What a unit makes of the activations before it (None where there are none yet), residual included.
 Run = Callable[[Tensor | None, Batch], Tensor]
@@ -161,11 +162,7 @@ class Ledger:
 
     def states(self) -> Iterator[Tensor | None]:
         """The activations, utterance by utterance; None for each before there are any."""
-        if not self.shapes:
-            yield from repeat(None)
-        with self._states(self.behind).open("rb") as file:
-            for shape in self.shapes:
-                yield torch.from_numpy(np.fromfile(file, dtype=np.float32, count=math.prod(shape))).view(shape)
+        return _read_states(self._states(self.behind), self.shapes) if self.shapes else repeat(None)
 
     def after(self, name: str, data: bytes, states: Iterable[Tensor] | None = None) -> Ledger:
         """With one more unit, and the activations behind it if they are others."""
@@ -177,13 +174,7 @@ class Ledger:
         found = replace(self, done=(*self.done, (name, len(data))))
         if states is not None:
             found = replace(found, behind=len(found.done))
-            shapes = []
-            with found._states(found.behind).open("wb") as file:
-                for one in states:
-                    file.write(one.contiguous().numpy().tobytes())
-                    shapes.append(tuple(one.shape))
-                _flush(file)
-            found = replace(found, shapes=tuple(shapes))
+            found = replace(found, shapes=_write_states(found._states(found.behind), states))
         temporary = self.folder / f".{_PROGRESS}.tmp"
         with temporary.open("wb") as file:
             fields = {"key": found.key, "done": found.done, "shapes": found.shapes, "behind": found.behind}
@@ -211,6 +202,23 @@ def open_ledger(folder: Path, key: str) -> Ledger:
     for path in (folder / _PROGRESS, folder / _DATA, *folder.glob("states-*.bin")):
         path.unlink(missing_ok=True)
     return Ledger(folder, key)
+
+
+def _write_states(path: Path, states: Iterable[Tensor]) -> tuple[tuple[int, ...], ...]:
+    """Writes activations one after the other; their shapes."""
+    shapes = []
+    with path.open("wb") as file:
+        for one in states:
+            file.write(one.contiguous().numpy().tobytes())
+            shapes.append(tuple(one.shape))
+        _flush(file)
+    return tuple(shapes)
+
+
+def _read_states(path: Path, shapes: Iterable[tuple[int, ...]]) -> Iterator[Tensor]:
+    with path.open("rb") as file:
+        for shape in shapes:
+            yield torch.from_numpy(np.fromfile(file, dtype=np.float32, count=math.prod(shape))).view(shape)
 
 
 def _flush(file: Any) -> None:
@@ -258,51 +266,84 @@ class _Smith:
         carved = self.carved[unit.name]
         self._load(unit.name)
         hessians = self._measured(unit.name, ledger)
-        weights = encode(unit, carved, self._pruned(unit.name, hessians), self.tolerance)
+        hessians = self._pruned(unit.name, hessians, self._gone(unit.name, ledger))
+        weights = encode(unit, carved, hessians, self.tolerance)
         put(weights, carved)
         run = self._run(unit.name, self.task.carved, self.task.plan)
         states = map(run, ledger.states(), self.task.batches)
         ledger = ledger.after(unit.name, to_bytes(weights), states)
-        for module in (*self.whole[unit.name].matrices, *self.whole[unit.name].norms, *carved.matrices, *carved.norms):
-            module.to("meta")
+        self._unload(unit.name)
         return ledger
 
     def _load(self, name: str) -> None:
-        """Gives a unit of the source its weights; its carved form shares those whose shapes are the same."""
-        whole, carved = self.whole[name], self.carved[name]
-        for old, new in zip((*whole.matrices, *whole.norms), (*carved.matrices, *carved.norms), strict=True):
-            for key, like in list(new.named_parameters()):
+        """Gives a unit of the source its weights; its carved form, if any, shares those whose shapes are the same."""
+        whole, carved = self.whole[name], self.carved.get(name)
+        for old in (*whole.matrices, *whole.norms):
+            for key, _ in list(old.named_parameters()):
                 values = self.task.shards.tensor(canonical_name(f"{self.names[id(old)]}.{key}"))
                 setattr(old, key, nn.Parameter(values, requires_grad=False))
+        if carved is None:
+            return
+        for old, new in zip((*whole.matrices, *whole.norms), (*carved.matrices, *carved.norms), strict=True):
+            for key, like in list(new.named_parameters()):
+                values = old.get_parameter(key).data
                 same = values if like.shape == values.shape else torch.empty(like.shape)
                 setattr(new, key, nn.Parameter(same, requires_grad=False))
 
+    def _unload(self, name: str) -> None:
+        for place in (self.whole[name], *([self.carved[name]] if name in self.carved else [])):
+            for module in (*place.matrices, *place.norms):
+                module.to("meta")
+
     def _measured(self, name: str, ledger: Ledger) -> tuple[Hessian, ...]:
         """Hessians of the unit's matrices behind what is compressed so far."""
-        matrices, sums = self.whole[name].matrices, {}
         with ExitStack() as hooks:
-            for module, key in zip(matrices, _inputs(name, len(matrices)), strict=True):
-                if key not in sums:
-                    sums[key] = _Sum(module)
-                    hooks.callback(module.register_forward_pre_hook(sums[key].add).remove)
+            running = watched(self.whole[name], hooks)
             run = self._run(name, self.task.whole, uniform_plan(self.task.layout, WHOLE))
             for state, batch in zip(ledger.states(), self.task.batches, strict=False):
                 run(state, batch)
-        found = {key: one.hessian() for key, one in sums.items()}
-        for hessian in found.values():
+        found = hessians_of(running)
+        for hessian in dict.fromkeys(found):
             hessian.findings(name)
-        return tuple(found[key] for key in _inputs(name, len(matrices)))
+        return found
 
-    def _pruned(self, name: str, hessians: tuple[Hessian, ...]) -> tuple[Hessian, ...]:
+    def _gone(self, name: str, ledger: Ledger) -> tuple[Tensor, Tensor] | None:
+        """E[x o^T] and E[o] for the inputs x of the unit's last matrix and what the removed sublayers behind it add."""
+        removed = removed_behind(name, self.task.plan) if tower_of(name, self.task.layout) else []
+        if not removed:
+            return None
+        plan, path, batches = uniform_plan(self.task.layout, WHOLE), ledger.folder / _BEHIND, self.task.batches
+        run = self._run(name, self.task.whole, plan)
+        shapes = _write_states(path, map(run, ledger.states(), batches))
+        for other in removed:
+            self._load(other)
+            passed = map(self._run(other, self.task.whole, plan), _read_states(path, shapes), batches)
+            shapes = _write_states(path.with_suffix(".next"), passed)
+            path.with_suffix(".next").replace(path)
+            self._unload(other)
+        last = self.whole[name].matrices[-1]
+        inputs: list[Tensor] = []
+        hook = last.register_forward_pre_hook(lambda _, seen: inputs.append(seen[0].reshape(-1, seen[0].shape[-1])))
+        moments, mean, count = torch.zeros(()), torch.zeros(()), 0
+        for state, batch, after in zip(ledger.states(), batches, _read_states(path, shapes), strict=False):
+            added = (after - run(state, batch)).reshape(-1, after.shape[-1])
+            moments, mean, count = moments + inputs.pop().T @ added, mean + added.sum(0), count + len(added)
+        hook.remove()
+        path.unlink()
+        return moments / count, mean / count
+
+    def _pruned(
+        self, name: str, hessians: tuple[Hessian, ...], gone: tuple[Tensor, Tensor] | None
+    ) -> tuple[Hessian, ...]:
         """Moves what stays into the carved unit; the Hessians of what stays."""
-        tower, sublayer = _sublayer(name, self.task.plan, self.task.layout)
-        if tower is None or sublayer is None:
+        tower = tower_of(name, self.task.layout)
+        if tower is None:
             return hessians
-        block, last = blocks_of(name, tower), self.whole[name].matrices[-1]
-        if sublayer.kept * block == hessians[-1].columns:
-            return hessians
-        order = removal_order(matrix(last), hessians[-1], block)
-        return _move(self.whole[name], self.carved[name], tower, kept=sublayer.kept, hessians=hessians, order=order)
+        whole, block, kept = self.whole[name], blocks_of(name, tower), kept_of(name, self.task.plan)
+        count = hessians[-1].columns // block
+        order = order_of(whole, hessians[-1], block) if kept < count else torch.arange(count)
+        columns = kept_columns(order, kept, block)
+        return move(whole, self.carved[name], tower, columns=columns, hessians=hessians, gone=gone)
 
     def _run(self, name: str, model: PreTrainedModel, plan: Plan) -> Run:
         """How activations pass a unit of one of the skeletons, which has the shapes of `plan`."""
@@ -329,7 +370,7 @@ class _Smith:
         kept = torch.tensor(self.task.vocabulary.kept(self.task.plan.vocabulary))
         place, batches = self.whole[unit.name], self.task.batches
         table = _Rows(self.task.shards, f"{self.names[id(place.matrices[0])]}.weight", kept)
-        running = _Sum(place.matrices[0])
+        running = Sum(place.matrices[0])
         if unit.name == "lm_head":
             for state, batch in zip(ledger.states(), batches, strict=False):
                 running.add(place.matrices[0], (decoder(self.task.carved).norm(state)[:, :-1][batch.predicts],))

@@ -92,7 +92,7 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> 
     first = batches(calibrate[:_MOMENT_ROWS], len(languages), pad_token(source.model))
     measured = measure(source.model, uniform_plan(source.layout, WHOLE), first)
     lessons = Curriculum(make_lessons(source.model, calibrate, _BATCH_ROWS), source.vocabulary)
-    bank = Bank(measured.hessians, removal_orders(source, measured.hessians), lessons)
+    bank = Bank(measured.hessians, removal_orders(source, measured.hessians), measured.behind, lessons)
     scored = Curriculum(make_lessons(source.model, proxy, _BATCH_ROWS), source.vocabulary)
     unseen = make_rows(source, by_turns(corpus.examples("select"))[: max(RUNG_UTTERANCES)], languages)
     select = Curriculum(make_lessons(source.model, unseen, _BATCH_ROWS), source.vocabulary)

@@ -81,8 +81,9 @@ def load_tiny(folder: Path, kind: str = "qwen2_audio") -> Source:
 
 def make_bank(source: Source, batches: Iterable[Batch], lessons: Sequence[Lesson]) -> Bank:
     """A bank measured on a few batches."""
-    hessians = measure(source.model, uniform_plan(source.layout, WHOLE), batches).hessians
-    return Bank(hessians, removal_orders(source, hessians), Curriculum(lessons, source.vocabulary))
+    measured = measure(source.model, uniform_plan(source.layout, WHOLE), batches)
+    orders = removal_orders(source, measured.hessians)
+    return Bank(measured.hessians, orders, measured.behind, Curriculum(lessons, source.vocabulary))
 
 
 def tiny_bank(source: Source) -> Bank:

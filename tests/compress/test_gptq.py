@@ -53,11 +53,28 @@ def test_the_refit_is_least_squares_on_the_inputs() -> None:
     inputs = torch.randn(400, 30, generator=generator) @ torch.randn(30, 30, generator=generator)
     output, columns = random_weight(5, 30, 0), torch.arange(0, 30, 2)
     hessian = Hessian(inputs.T @ inputs / 400)
-    found = compensated(output, hessian, columns)
+    found = compensated(output, hessian, columns).matrix
     wanted = torch.linalg.lstsq(inputs[:, columns], inputs @ output.T).solution.T
     assert torch.linalg.norm(found - wanted) < 0.1 * torch.linalg.norm(wanted)
     errors = [(inputs[:, columns] @ one.T - inputs @ output.T).square().sum() for one in (found, wanted)]
     assert errors[1] <= errors[0] < 1.05 * errors[1]
+
+
+def test_the_refit_with_a_bias_and_what_is_gone_is_least_squares_too() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(600, 20, generator=generator) @ torch.randn(20, 20, generator=generator) + 3
+    output, bias, columns = random_weight(5, 20, 0), random_weight(1, 5, 1)[0], torch.arange(0, 20, 2)
+    gone = inputs @ random_weight(20, 5, 2) + torch.randn(600, 5, generator=generator) + 1
+    hessian = Hessian(inputs.T @ inputs / 600, inputs.mean(0))
+    found = compensated(output, hessian, columns, bias=bias, gone=(inputs.T @ gone / 600, gone.mean(0)))
+    target = inputs @ output.T + bias + gone
+    padded = torch.cat([inputs[:, columns], torch.ones(600, 1)], dim=1)
+    best = (padded @ torch.linalg.lstsq(padded, target).solution - target).square().sum()
+    assert found.bias is not None
+    error = (inputs[:, columns] @ found.matrix.T + found.bias - target).square().sum()
+    assert best <= error < 1.05 * best
+    plain = compensated(output, Hessian(hessian.moments), columns).matrix
+    assert error < 0.5 * (inputs[:, columns] @ plain.T + bias - target).square().sum()
 
 
 @pytest.mark.parametrize("block", [1, 3])
@@ -72,7 +89,7 @@ def test_the_order_removes_what_costs_least_once_the_others_make_up_for_it(block
             kept = [one for one in left if one != candidate]
             columns = (torch.tensor(kept)[:, None] * block + torch.arange(block)).reshape(-1)
             full = torch.zeros_like(output)
-            full[:, columns] = compensated(output, hessian, columns)
+            full[:, columns] = compensated(output, hessian, columns).matrix
             return damped.error(output - full)
 
         assert loss(gone) <= min(map(loss, left)) * 1.001

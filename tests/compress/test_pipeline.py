@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, IntDistribution
+from transformers import PreTrainedModel
 
 from compress.checkpoint import load_checkpoint, write_checkpoint
 from compress.gptq import Hessian
 from compress.heal import Coach, HealSettings
+from compress.importance import Behind
 from compress.pipeline import Bank, compress
+from compress.prune import pruned_model, removed_behind
 from compress.quantize import pack, quantize
+from models.anatomy import decoder
 from models.inputs import make_batch, target_logits
-from models.loading import Source
+from models.loading import Source, pad_token
 from models.modeling_tightfit import unpack
 from models.packaging import summed
 from proxies.divergence import divergence
@@ -25,7 +29,7 @@ from space.bins import SizeRange
 from space.errors import UserError
 from space.genes import decode, distributions, repair
 from space.limits import Limits
-from space.plan import NO_HEAL, Heal, Plan, plan_from_json, uniform_plan
+from space.plan import NO_HEAL, REMOVED, Heal, Plan, plan_from_json, uniform_plan
 from space.rates import WHOLE, Coded, Packed
 from space.size import plan_size, units
 from tests.tiny import tiny_rows
@@ -78,6 +82,33 @@ def test_predicted_bytes_are_stat_and_loaded_logits_are_those_scored(
         with torch.no_grad():
             assert torch.equal(target_logits(loaded, batch), target_logits(compressed.model, batch))
     assert len(sizes) > 2
+
+
+def test_the_last_sublayer_that_stays_makes_up_for_those_removed_behind_it(source: Source, bank: Bank) -> None:
+    """Nothing is behind a tower's last sublayers: its states come as close to the source's as least squares gets."""
+    whole = uniform_plan(source.layout, WHOLE)
+    *layers, last = whole.decoder
+    plan = replace(whole, decoder=(*layers, replace(last, attention=REMOVED, ffn=REMOVED)))
+    lessons = bank.curriculum.lessons
+    batch = make_batch([lesson.row for lesson in lessons], pad_token(source.model))
+
+    def states(model: PreTrainedModel) -> torch.Tensor:
+        caught: list[torch.Tensor] = []
+        hook = decoder(model).norm.register_forward_pre_hook(lambda _, seen: caught.append(seen[0][batch.mask.bool()]))
+        with torch.no_grad():
+            target_logits(model, batch)
+        hook.remove()
+        return caught[0]
+
+    nothing = {name: Behind(one.moments * 0, one.means * 0) for name, one in bank.behind.items()}
+    wanted, errors = states(source.model), []
+    for behind in (bank.behind, nothing):
+        model, _ = pruned_model(source, plan, bank.hessians, bank.orders, behind)
+        errors.append(float((states(model) - wanted).square().sum()))
+    assert errors[0] < 0.9 * errors[1]
+    kept = f"decoder.{len(layers) - 1}.ffn"
+    assert removed_behind(kept, plan) == [f"decoder.{len(layers)}.attention", f"decoder.{len(layers)}.ffn"]
+    assert removed_behind(kept, whole) == []
 
 
 def test_sixteen_bits_and_nothing_pruned_is_the_source(source: Source, bank: Bank) -> None:
