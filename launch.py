@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def _search(options: argparse.Namespace) -> Shown:
         device=options.device,
         finalists=options.finalists,
         finalist_heal_steps=options.heal_steps,
+        recombined=options.recombined,
         pins=tuple(options.pin),
         units=UNITS[options.units],
         rates=options.rates,
@@ -205,10 +206,28 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
 }
 
 
+_STYLE = argparse.RawDescriptionHelpFormatter
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Options that several commands have."""
+
+    common: argparse.ArgumentParser
+    data: argparse.ArgumentParser
+    counted: argparse.ArgumentParser
+    pinned: argparse.ArgumentParser
+
+
 def _parser() -> argparse.ArgumentParser:
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="launch.py", description=__doc__, epilog=_EXAMPLES, formatter_class=style)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(prog="launch.py", description=__doc__, epilog=_EXAMPLES, formatter_class=_STYLE)
+    commands, shared = parser.add_subparsers(dest="command", required=True), _shared()
+    for add in (_add_search, _add_plan, _add_adapt, _add_compress, _add_evaluate, _add_folder_commands):
+        add(commands, shared)
+    return parser
+
+
+def _shared() -> _Shared:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     data = argparse.ArgumentParser(add_help=False)
@@ -228,14 +247,17 @@ def _parser() -> argparse.ArgumentParser:
         choices=tuple(LADDERS),
         help="entropy-coded, or packed as other runtimes read it (%(default)s)",
     )
+    return _Shared(common, data, counted, pinned)
 
+
+def _add_search(commands: Any, shared: _Shared) -> None:
     search = commands.add_parser(
         "search",
-        parents=[common, data, pinned],
+        parents=[shared.common, shared.data, shared.pinned],
         help="find the best model that fits (default command)",
         description="Search for the best model that fits a bin or a size, and store it.",
         epilog=_EXAMPLES,
-        formatter_class=style,
+        formatter_class=_STYLE,
     )
     size = search.add_mutually_exclusive_group(required=True)
     size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
@@ -250,6 +272,13 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} (%(default)s)")
     search.add_argument("--finalists", type=int, default=3, help="Pareto-optimal trials evaluated fully (%(default)s)")
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
+    search.add_argument(
+        "--recombined",
+        type=int,
+        default=2,
+        help="for each calibration utterance, how many more a finalist heals on: made of pieces of others, translated "
+        "by the uncompressed model (%(default)s; 0 for none)",
+    )
     search.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
     search.add_argument(
         "--device",
@@ -258,13 +287,15 @@ def _parser() -> argparse.ArgumentParser:
         help="where to compute; GPUs are not used yet (%(default)s)",
     )
 
+
+def _add_plan(commands: Any, shared: _Shared) -> None:
     plan = commands.add_parser(
         "plan",
-        parents=[common, data, pinned],
+        parents=[shared.common, shared.data, shared.pinned],
         help="what a model can be in each bin; no weights are read",
         description="What fits, what has to go and where the bytes are, before any weight is read.",
         epilog=_EXAMPLES,
-        formatter_class=style,
+        formatter_class=_STYLE,
     )
     wanted = plan.add_mutually_exclusive_group()
     wanted.add_argument("--bin", default="all", metavar="N", help="a bin of the task, or all (%(default)s)")
@@ -275,14 +306,16 @@ def _parser() -> argparse.ArgumentParser:
         "or index, or a hub id; default: the bundled 1:1000 model",
     )
 
+
+def _add_adapt(commands: Any, shared: _Shared) -> None:
     adapt = commands.add_parser(
         "adapt",
-        parents=[common, data],
+        parents=[shared.common, shared.data],
         help="train the model on the task before it is compressed",
         description="Train the uncompressed model on the references of the role calibrate; the state with the lowest "
         "loss on the role select is kept. The folder is then given to search with --model.",
         epilog=_EXAMPLES,
-        formatter_class=style,
+        formatter_class=_STYLE,
     )
     adapt.add_argument("--out", required=True, metavar="FOLDER", help="the adapted model; must not be there yet")
     adapt.add_argument("--model", help="folder or hub id, as in search; default: the bundled model")
@@ -295,15 +328,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     adapt.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
 
+
+def _add_compress(commands: Any, shared: _Shared) -> None:
     compress = commands.add_parser(
         "compress",
-        parents=[common, data],
+        parents=[shared.common, shared.data],
         help="carry one plan out, a layer at a time: for models that memory does not hold",
         description="Carry a plan out without a search and without healing. The source is read, treated and written a "
         "layer at a time: host memory stays under three of its largest layers in float32 and 2 GiB. After an "
         "interruption the same command goes on.",
         epilog=_EXAMPLES,
-        formatter_class=style,
+        formatter_class=_STYLE,
     )
     compress.add_argument("--plan", required=True, metavar="FILE", help="a plan.json, or a checkpoint that has one")
     compress.add_argument("--out", required=True, metavar="FOLDER", help="the checkpoint; must not be there yet")
@@ -312,22 +347,27 @@ def _parser() -> argparse.ArgumentParser:
         "--utterances", type=int, default=32, help="how many of the calibrate role are measured on (%(default)s)"
     )
 
+
+def _add_evaluate(commands: Any, shared: _Shared) -> None:
     evaluate = commands.add_parser(
-        "evaluate", parents=[common, data], help="translate and score a checkpoint or a model", formatter_class=style
+        "evaluate",
+        parents=[shared.common, shared.data],
+        help="translate and score a checkpoint or a model",
+        formatter_class=_STYLE,
     )
     evaluate.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
     evaluate.add_argument("--role", default="report", choices=ROLES, help="which examples (%(default)s)")
     evaluate.add_argument("--batch-size", type=int, default=32, help="utterances at once (%(default)s)")
-    _add_folder_commands(commands, common, counted)
-    return parser
 
 
-def _add_folder_commands(commands: Any, common: argparse.ArgumentParser, counted: argparse.ArgumentParser) -> None:
-    weigh = commands.add_parser("size", parents=[common, counted], help="bytes of a model folder by part, and its bin")
+def _add_folder_commands(commands: Any, shared: _Shared) -> None:
+    weigh = commands.add_parser(
+        "size", parents=[shared.common, shared.counted], help="bytes of a model folder by part, and its bin"
+    )
     weigh.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
     exported = commands.add_parser(
         "export",
-        parents=[common],
+        parents=[shared.common],
         help="write a checkpoint for other runtimes",
         description="Write a checkpoint in bf16 for transformers' own classes (dense), or with its packed decoder in "
         "the format of GPTQ, which gptqmodel reads (gptq).",

@@ -1,23 +1,35 @@
 """What healing brings back: ``python -m benchmarks.healing``, half an hour on two cores
 
 One plan in each of bins 2, 3 and 4: middle layers removed, the rest at one coded rate that fills the bin. BLEU on the
-report role before, after the steps before quantisation, and after those through it; the steps of finalists by default.
+report role: unhealed, after healing before quantisation by LoRA and on all weights, and after tuning behind it: of
+norms, biases and row scales, or of all weights through the rounding.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from benchmarks.measured import DIRECTIONS, bundled
+import torch
+
+from benchmarks.measured import DIRECTIONS, LANGUAGES, bundled
 from benchmarks.publish import publish, target
-from compress.heal import Coach, HealSettings
-from compress.pipeline import compress
+from compress.coding import TOLERANCE
+from compress.heal import Coach, HealSettings, heal
+from compress.pipeline import quantized
+from compress.prune import pruned_model
+from compress.tune import tune
+from compress.units import matrix
+from models.anatomy import places
+from models.loading import Source
 from search.baselines import without_middle_layers
 from search.finalists import Exam
+from search.workbench import Workbench, with_recombined
 from space.bins import bin_range
 from space.fill import filled
 from space.limits import Limits
@@ -26,56 +38,98 @@ from space.rates import CODED_RATES
 
 # Middle layers removed from each tower in each bin.
 REMOVED = {2: 2, 3: 3, 4: 4}
+LORA_RANK = 32
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model on the way, and the steps it has been trained for."""
+
+    name: str
+    steps: int
+    model: Any
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """Everything that carries one plan out in stages."""
+
+    source: Source
+    workbench: Workbench
+    plan: Plan
+
+    def stages(self, steps: int) -> Iterator[Stage]:
+        """Unhealed; by LoRA, then integers fixed; on all weights and through the rounding, at two lengths."""
+        yield from self._healed("unhealed", NO_HEAL, after=0, through=False)
+        yield from self._healed(
+            f"LoRA of rank {LORA_RANK}", Heal(steps // 2, LORA_RANK), after=steps // 2, through=False
+        )
+        for total in (steps // 3, steps):
+            yield from self._healed("all weights", Heal(total // 2), after=total // 2, through=True)
+
+    def _healed(self, name: str, before: Heal, *, after: int, through: bool) -> Iterator[Stage]:
+        started, bank, plan = time.monotonic(), self.workbench.bank, self.plan
+        coach = Coach(0, HealSettings(), judge=lambda model: self.workbench.unseen_divergence(model, plan.vocabulary))
+        lessons = bank.curriculum.of(plan.vocabulary)
+        with torch.no_grad():
+            model, hessians = pruned_model(self.source, plan, bank.hessians, bank.orders, bank.behind)
+        model = heal(model, lessons, before, coach.stage("before", 0))
+        weights = [[matrix(x).clone() for x in place.matrices] for place in places(model, plan)]
+        stored = quantized(self.source, plan, model, hessians, TOLERANCE)
+        yield Stage(f"{name}, quantised", before.steps, copy.deepcopy(model), time.monotonic() - started)
+        if after:
+            tune(
+                model,
+                plan,
+                stored,
+                lessons,
+                steps=after,
+                coach=coach.stage("behind", before.steps),
+                before=weights if through else None,
+            )
+            how = "through the rounding" if through else "norms, biases and row scales"
+            yield Stage(f"{name}, then {how}", before.steps + after, model, time.monotonic() - started)
 
 
 def main() -> None:
     """A row for each bin and stage; the target is on the share of the lost BLEU that healing brings back."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--bins", default="2,3,4")
     options = parser.parse_args()
     source, corpus, workbench = bundled()
+    workbench = with_recombined(workbench, corpus, LANGUAGES, 2, seed=0)
     exam = Exam(corpus, DIRECTIONS, corpus.fingerprint())
 
     def bleu(model: Any) -> dict[str, float]:
         return {d: scores["bleu"] for d, scores in exam.scores(model, source.processor, "report").items()}
 
-    def carried_out(plan: Plan, heal: Heal, before_share: float) -> Any:
-        def judge(model: Any) -> float:
-            return workbench.unseen_divergence(model, plan.vocabulary)
-
-        coach = Coach(0, HealSettings(before_share=before_share), judge=judge)
-        return compress(source, replace(plan, heal=heal), workbench.bank, seed=0, coach=coach).model
-
     whole = bleu(source.model)
     rows: list[dict[str, Any]] = []
     targets = []
-    for number, removed in REMOVED.items():
+    for number in map(int, options.bins.split(",")):
         limits = Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes)
-        plan = filled(without_middle_layers(source.layout, CODED_RATES[0], removed, NO_HEAL), limits)
-        stages = {
-            "before": (NO_HEAL, 0.5),
-            "half, before quantisation": (Heal(options.steps // 2, options.rank), 1.0),
-            "all, half of it through": (Heal(options.steps, options.rank), 0.5),
-        }
-        found = {}
-        for stage, (heal, share) in stages.items():
-            started = time.monotonic()
-            model = carried_out(plan, heal, share)
-            found[stage] = bleu(model)
+        plan = filled(without_middle_layers(source.layout, CODED_RATES[0], REMOVED[number], NO_HEAL), limits)
+        first: dict[str, float] = {}
+        back = 0.0
+        for stage in Course(source, workbench, plan).stages(options.steps):
+            found = bleu(stage.model)
+            first = first or found
+            back = fmean((found[d] - first[d]) / (whole[d] - first[d]) for d in DIRECTIONS)
             rows.append(
                 {
                     "bin": number,
-                    "plan": f"{removed} layers of each tower removed, {plan.embedding}",
-                    "healing": stage,
-                    "steps": heal.steps,
-                    **{f"{direction} BLEU": round(score, 1) for direction, score in found[stage].items()},
-                    "divergence": round(workbench.divergence(model, plan.vocabulary), 4),
-                    "seconds": round(time.monotonic() - started),
+                    "plan": f"{REMOVED[number]} layers of each tower removed, {plan.embedding}",
+                    "healing": stage.name,
+                    "steps": stage.steps,
+                    **{f"{direction} BLEU": round(score, 1) for direction, score in found.items()},
+                    "back": round(back, 3),
+                    "divergence": round(workbench.divergence(stage.model, plan.vocabulary), 4),
+                    "seconds": round(stage.seconds),
                 }
             )
-        first, *_, last = found.values()
-        back = fmean((last[d] - first[d]) / (whole[d] - first[d]) for d in DIRECTIONS)
+            print(rows[-1], flush=True)
         targets.append(target(f"bin {number}: share of the lost BLEU that is back", round(back, 3), 0.6, at_least=True))
     publish("healing", rows, targets)
 

@@ -26,9 +26,9 @@ from compress.gptq import Hessian, round_with_feedback
 from models.modeling_tightfit import COLUMN_GRID, HEAD, TABLE_HEAD, coded_values, table_model
 
 # Row scales have steps of a 32nd of an octave, or coarser where the finer ones take too many bytes.
-_ROW_GRIDS = (32, 16, 8, 4)
+ROW_GRIDS = (32, 16, 8, 4)
 _LARGEST_EXPONENT = 40
-_LARGEST_SYMBOL = 2**14
+LARGEST_SYMBOL = 2**14
 # Steps are searched until the bytes are within this share below what they may be.
 TOLERANCE = 1e-3
 _MOST_PASSES = 12
@@ -56,11 +56,11 @@ class CodedMatrix:
 
     def size_bytes(self) -> int:
         """An upper bound of the stream's bytes, a few above what it takes."""
-        return stream_bytes(_tables(self))
+        return stream_bytes(tables_of(self))
 
     def rescaled(self, factors: Tensor, most_bytes: int) -> CodedMatrix:
         """With its rows, or its tokens' rows where it is transposed, scaled as finely as `most_bytes` allow."""
-        for grid in () if self.transposed else _ROW_GRIDS:
+        for grid in () if self.transposed else ROW_GRIDS:
             exponents = grid * (self.of_rows / self.grid + torch.log2(factors.double().clamp(0.1, 10)))
             found = replace(self, of_rows=exponents.round().clamp(-127, 127).to(torch.int32), grid=grid)
             if found.size_bytes() <= most_bytes:
@@ -99,11 +99,8 @@ class _Target:
 
     @cached_property
     def of_columns(self) -> Tensor:
-        """Exponents of the columns' steps: the less an error there weighs, the larger."""
-        factor = self.hessian.factor
-        weights = (factor if self.lookup else factor.diagonal()).log2().double()
-        exponents = (COLUMN_GRID * (weights - weights.mean())).round().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
-        return (0 * exponents if self.even else exponents).to(torch.int32)
+        exponents = column_exponents(self.hessian)
+        return torch.zeros_like(exponents) if self.even else exponents
 
     @cached_property
     def relative(self) -> Tensor:
@@ -112,22 +109,52 @@ class _Target:
 
     def with_step(self, step: float) -> CodedMatrix:
         """The matrix at one step, rows rescaled by least squares."""
-        weight, hessian, steps = self.source, self.hessian, step * self.relative
+        rounded = round_rows(self.source, self.hessian, step * self.relative)
+        step, of_rows = rounded.rescaled(step, uneven=not (self.lookup or self.even))
+        return CodedMatrix(rounded.symbols, step, of_rows, self.of_columns, ROW_GRIDS[0], self.lookup)
 
-        def rounded(block: Tensor, offset: int, column: int) -> Tensor:
-            return (block[offset] / steps[column]).round_().mul_(steps[column])
 
-        values = weight if self.lookup else round_with_feedback(weight, hessian.factor, rounded)
-        symbols = (values / steps).round_().clamp_(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
-        values = symbols * steps
-        weighted = values * hessian.moments if self.lookup else values @ hessian.moments
-        along, power = (weighted * weight).sum(1).double(), (weighted * values).sum(1).double()
-        common = float((along.sum() / power.sum().clamp_min(1e-300)).clamp(0.5, 2.0))
-        scales = torch.where(power > 0, along / power.clamp_min(1e-300) / common, 1.0).clamp(0.5, 2.0)
-        exponents = (_ROW_GRIDS[0] * (0 if self.lookup or self.even else 1) * scales.log2()).round().to(torch.int32)
+def column_exponents(hessian: Hessian) -> Tensor:
+    """Exponents of the columns' steps: the less an error there weighs, the larger."""
+    factor = hessian.factor
+    weights = (factor if factor.dim() == 1 else factor.diagonal()).log2().double()
+    exponents = (COLUMN_GRID * (weights - weights.mean())).round().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+    return exponents.to(torch.int32)
+
+
+@dataclass(frozen=True)
+class RoundedRows:
+    """Symbols (rows, columns) of some rows, and what least squares wants to know of each: w H v and v H v (rows,).
+
+    v are the rounded values of the weights w, H is the Hessian.
+    """
+
+    symbols: Tensor
+    along: Tensor
+    power: Tensor
+
+    def rescaled(self, step: float, *, uneven: bool) -> tuple[float, Tensor]:
+        """The step at which the error of all rows is least, and exponents of what single rows want besides, if any."""
+        common = float((self.along.sum() / self.power.sum().clamp_min(1e-300)).clamp(0.5, 2.0))
+        scales = torch.where(self.power > 0, self.along / self.power.clamp_min(1e-300) / common, 1.0).clamp(0.5, 2.0)
+        exponents = (ROW_GRIDS[0] * scales.log2()).round() if uneven else torch.zeros(len(scales))
         # the step is stored in 32 bits
-        step = float(np.float32(step * common))
-        return CodedMatrix(symbols.to(torch.int16), step, exponents, self.of_columns, _ROW_GRIDS[0], self.lookup)
+        return float(np.float32(step * common)), exponents.to(torch.int32)
+
+
+def round_rows(weight: Tensor, hessian: Hessian, steps: Tensor) -> RoundedRows:
+    """Rows of weights (rows, columns) as symbols at the columns' `steps` (columns,); with feedback where it helps."""
+    lookup = hessian.moments.dim() == 1
+
+    def rounded(block: Tensor, offset: int, column: int) -> Tensor:
+        return (block[offset] / steps[column]).round_().mul_(steps[column])
+
+    values = weight if lookup else round_with_feedback(weight, hessian.factor, rounded)
+    symbols = (values / steps).round_().clamp_(-LARGEST_SYMBOL, LARGEST_SYMBOL)
+    values = symbols * steps
+    weighted = values * hessian.moments if lookup else values @ hessian.moments
+    along, power = (weighted * weight).sum(1).double(), (weighted * values).sum(1).double()
+    return RoundedRows(symbols.to(torch.int16), along, power)
 
 
 def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix | None:
@@ -197,7 +224,7 @@ def _entropies() -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """Frequencies of symbols from `first` on, for columns up to exponent `last`."""
 
     last: int
@@ -234,27 +261,27 @@ def _frequencies(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.where(codes > 0, (8 + (wide & 7)) * 2.0 ** (wide >> 3), 0.0)
 
 
-def _table(values: NDArray[np.int32], last: int = 0) -> _Table:
+def table_of(values: NDArray[np.int32], last: int = 0) -> Table:
     """The coder wants two symbols at least."""
     values = values.astype(np.int64)
     first = int(values.min())
-    return _Table(last, first, np.bincount(values - first, minlength=2))
+    return Table(last, first, np.bincount(values - first, minlength=2))
 
 
-def _merged(one: _Table, other: _Table) -> _Table:
+def _merged(one: Table, other: Table) -> Table:
     first = min(one.first, other.first)
     end = max(one.first + len(one.counts), other.first + len(other.counts))
     counts = np.zeros(end - first, dtype=np.int64)
     for table in (one, other):
         counts[table.first - first :][: len(table.counts)] += table.counts
-    return _Table(max(one.last, other.last), first, counts)
+    return Table(max(one.last, other.last), first, counts)
 
 
-def _tables(matrix: CodedMatrix) -> list[_Table]:
+def tables_of(matrix: CodedMatrix) -> list[Table]:
     """Tables of row exponents, column exponents and symbols; neighbouring classes of columns are one where it pays."""
     columns = matrix.of_columns.numpy()
     by_column = matrix.symbols.T.numpy()
-    classes = [_table(by_column[columns == exponent].reshape(-1), int(exponent)) for exponent in np.unique(columns)]
+    classes = [table_of(by_column[columns == exponent].reshape(-1), int(exponent)) for exponent in np.unique(columns)]
     costs = [table.bits() for table in classes]
     joined = [_merged(*pair) for pair in pairwise(classes)]
     joined_costs = [table.bits() for table in joined]
@@ -270,23 +297,23 @@ def _tables(matrix: CodedMatrix) -> list[_Table]:
         joined_costs[first : best + 2] = [
             table.bits() for table in joined[first : first + len(classes[first : best + 2]) - 1]
         ]
-    return [_table(matrix.of_rows.numpy()), _table(columns), *classes]
+    return [table_of(matrix.of_rows.numpy()), table_of(columns), *classes]
 
 
-def stream_bytes(tables: Sequence[_Table]) -> int:
+def stream_bytes(tables: Sequence[Table]) -> int:
     """An upper bound of the bytes of a stream with these tables."""
     heads = sum(map(_table_bytes, tables))
     words = math.ceil((sum(table.bits() for table in tables) - 8 * heads) * (1 + 1e-5) / 32) + _STATE_WORDS
     return struct.calcsize(HEAD) + heads + 4 * words
 
 
-def _table_bytes(table: _Table) -> int:
+def _table_bytes(table: Table) -> int:
     return struct.calcsize(TABLE_HEAD) + len(table.counts)
 
 
 def to_bytes(matrix: CodedMatrix) -> bytes:
     """The stream that `models.modeling_tightfit.decode_coded` reads."""
-    tables = _tables(matrix)
+    tables = tables_of(matrix)
     columns, by_column = matrix.of_columns.numpy(), matrix.symbols.T.numpy().astype(np.int32)
     classes = tables[2:]
     before = [-(2**15), *(table.last for table in classes)]
@@ -298,7 +325,7 @@ def to_bytes(matrix: CodedMatrix) -> bytes:
 
 
 def write_stream(
-    matrix: CodedMatrix, tables: Sequence[_Table], backwards: Iterable[tuple[_Table, NDArray[np.int32]]]
+    matrix: CodedMatrix, tables: Sequence[Table], backwards: Iterable[tuple[Table, NDArray[np.int32]]]
 ) -> bytes:
     """A stream with these tables; `backwards` are symbols with their table, what is read last before all others."""
     of_rows, of_columns = tables[:2]

@@ -14,7 +14,7 @@ from compress.heal import Coach, HealSettings, heal
 from compress.importance import Behind, Hessians
 from compress.prune import pruned_model
 from compress.tune import tune
-from compress.units import UnitWeights, encode, put
+from compress.units import UnitWeights, encode, matrix, put
 from compress.vocabulary import Curriculum
 from models.anatomy import places
 from models.loading import Source
@@ -57,9 +57,11 @@ def compress(
     lessons = bank.curriculum.of(plan.vocabulary) if plan.heal.steps else ()
     before = round(coach.settings.before_share * plan.heal.steps)
     model = heal(model, lessons, replace(plan.heal, steps=before), coach.stage("before", 0))
+    through = plan.heal.steps - before
+    weights = [[matrix(x).clone() for x in place.matrices] for place in places(model, plan)] if through else None
     stored = quantized(source, plan, model, hessians, tolerance)
-    if through := plan.heal.steps - before:
-        stored = tune(model, plan, stored, lessons, steps=through, coach=coach.stage("through", before), through=True)
+    if through:
+        stored = tune(model, plan, stored, lessons, steps=through, coach=coach.stage("through", before), before=weights)
     return Compressed(model, plan, stored)
 
 

@@ -3,11 +3,13 @@
 With the integers fixed, biases, norms and the scales of rows are trained. Through the rounding, the weights behind the
 integers are trained as well: they are rounded on the way forward and not on the way back (straight-through estimator,
 Bengio et al. 2013, arXiv 1308.3432), at the steps and scales that are stored, so that what is trained is what is kept.
+They begin as close to the weights before quantisation as they round to the stored integers: from the middle of a step
+hardly any would ever leave it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -25,7 +27,9 @@ from space.plan import Plan
 from space.size import linear_bytes
 
 # Peak learning rates of biases, norms and row scales, and of the weights behind the integers.
-_FREE_RATE, _THROUGH_RATE = 1e-3, 6e-4
+_FREE_RATE, _THROUGH_RATE = 1e-3, 3e-4
+# Weights behind integers begin within this share of the way to where they would be rounded to others.
+_INSIDE = 0.98
 # Rounding is moved away from zero or towards it by up to this share of a step, to keep to a matrix's bytes.
 _MOST_SHIFT, _SHIFTS = 0.3, 12
 
@@ -50,11 +54,12 @@ def tune(
     *,
     steps: int,
     coach: Coach,
-    through: bool,
+    before: Sequence[Sequence[Tensor]] | None = None,
 ) -> tuple[UnitWeights, ...]:
     """Trains a model that holds stored values for `steps` steps; the new stored form is put into it and returned.
 
-    No unit takes more bytes than its rate allows.
+    Through the rounding, where the matrices `before` quantisation are given, unit by unit; else with the integers
+    fixed. No unit takes more bytes than its rate allows.
     """
     # a table that is two things at once stays as it is
     shared = tied(model)
@@ -62,14 +67,16 @@ def tune(
         free: list[nn.Parameter] = []
         behind: list[nn.Parameter] = []
         scales: dict[nn.Module, nn.Parameter] = {}
-        for weights, place in zip(stored, places(model, plan), strict=True):
+        for index, (weights, place) in enumerate(zip(stored, places(model, plan), strict=True)):
             for parameter in vectors(place):
                 parameter.requires_grad_(True)
                 free.append(parameter)
-            for module, matrix in _quantised(weights, place):
-                if through and not (shared and isinstance(module, nn.Embedding)):
-                    behind.append(_rounded(module, matrix))
-                elif not through and isinstance(module, nn.Linear):
+            for position, (module, matrix) in enumerate(zip(place.matrices, weights.matrices, strict=True)):
+                if isinstance(matrix, Tensor) or (shared and isinstance(module, nn.Embedding)):
+                    continue
+                if before is not None:
+                    behind.append(_rounded(module, matrix, before[index][position]))
+                elif isinstance(module, nn.Linear):
                     scales[module] = nn.Parameter(torch.ones(len(weight(module))))
                     undone.callback(module.register_forward_hook(_scaled(scales[module])).remove)
         groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE)]
@@ -81,19 +88,16 @@ def tune(
         )
 
 
-def _quantised(weights: UnitWeights, place: Place) -> Iterator[tuple[nn.Module, CodedMatrix | PackedMatrix]]:
-    for module, matrix in zip(place.matrices, weights.matrices, strict=True):
-        if not isinstance(matrix, Tensor):
-            yield module, matrix
-
-
-def _rounded(module: nn.Module, matrix: CodedMatrix | PackedMatrix) -> nn.Parameter:
+def _rounded(module: nn.Module, matrix: CodedMatrix | PackedMatrix, before: Tensor) -> nn.Parameter:
     """Makes a module's weight the rounded form of a parameter, which is returned."""
-    steps = _steps(matrix).view(weight(module).shape)
+    shape = weight(module).shape
+    steps = _steps(matrix).view(shape)
     middle = float("inf") if isinstance(matrix, CodedMatrix) else float(1 << (matrix.rate.bits - 1))
     weight(module).requires_grad_(True)
     parametrize.register_parametrization(module, "weight", _Rounded(steps, -middle, middle - 1), unsafe=True)
     found = _behind(module)
+    half = _INSIDE * steps.abs() / 2
+    found.data += (before.view(shape) - found.data).clamp(-half, half)
     found.requires_grad_(True)
     return found
 

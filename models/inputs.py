@@ -141,23 +141,39 @@ def batches(rows: Sequence[Row], size: int, pad: int) -> Iterator[Batch]:
 
 
 def encode_audio(model: PreTrainedModel, features: Tensor, frames: Tensor) -> Tensor:
-    """Projected audio embeddings (utterances, longest, hidden): what the model's own forward computes, without padding.
+    """Projected audio embeddings (utterances, longest, hidden): the model's own forward, without padding."""
+    tower = audio_tower(model)
+    states = convolved(tower, features, frames)
+    keep = heard_mask(frames, states.shape[1])
+    for layer in tower.layers:
+        states = layer(states, keep)
+    return projected(model, states)
+
+
+def convolved(tower: Any, features: Tensor, frames: Tensor) -> Tensor:
+    """What the encoder's layers read (utterances, states, width): a state for two frames, positions added.
 
     Features are cut a few frames behind the longest speech; the states of valid frames never see that far.
     """
-    tower = audio_tower(model)
     used = min(features.shape[2], (int(frames.max()) + 8 + 3) // 4 * 4)
     states = nn.functional.gelu(tower.conv1(features[:, :, :used]))
     states = nn.functional.gelu(tower.conv2(states)).permute(0, 2, 1)
-    states = states + tower.embed_positions(torch.arange(states.shape[1], device=states.device))
-    lengths = (frames - 1) // 2 + 1
-    keep = (torch.arange(states.shape[1])[None] < lengths[:, None])[:, None, None, :]
-    keep = keep.expand(-1, -1, states.shape[1], -1)
-    for layer in tower.layers:
-        states = layer(states, keep)
+    found: Tensor = states + tower.embed_positions(torch.arange(states.shape[1], device=states.device))
+    return found
+
+
+def heard_mask(frames: Tensor, length: int) -> Tensor:
+    """Which of `length` states each state may attend to: those of speech (utterances, 1, length, length)."""
+    heard = torch.arange(length, device=frames.device)[None] < ((frames - 1) // 2 + 1)[:, None]
+    return heard[:, None, None, :].expand(-1, -1, length, -1)
+
+
+def projected(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Pool, norm and projector behind the encoder's layers (utterances, audio tokens, hidden)."""
+    tower = audio_tower(model)
     pooled = tower.avg_pooler(states.permute(0, 2, 1)).permute(0, 2, 1)
-    projected: Tensor = model.model.multi_modal_projector(tower.layer_norm(pooled))
-    return projected
+    found: Tensor = model.model.multi_modal_projector(tower.layer_norm(pooled))
+    return found
 
 
 def embed(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -69,10 +69,11 @@ def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTr
 
 def examine(
     trial: FrozenTrial,
-    workbench: Workbench,
+    workbench: Callable[[], Workbench],
     exam: Exam,
     folder: Path,
     *,
+    source: Source,
     limits: Limits,
     heal_steps: int,
     key: str,
@@ -80,12 +81,12 @@ def examine(
 ) -> dict[str, Any]:
     """Carries a trial's plan out in full and scores what is loaded back; a finished one of this `key` is only read.
 
-    What the plan leaves unused under the bound its coded rates are given first.
+    What the plan leaves unused under the bound its coded rates are given first. The workbench, which is costly to make,
+    is asked for where there is something to carry out.
 
     The report role is not touched here. Raises AssertionError if an artefact leaves the range or its prediction.
     """
     result_path = folder / RESULT
-    source = workbench.source
     plan = decode(trial.params, source.layout)
     plan = filled(replace(plan, heal=replace(plan.heal, steps=heal_steps)), limits)
     key = f"{key}|{trial.user_attrs['seed']}|{plan.to_json()}"
@@ -96,7 +97,7 @@ def examine(
     result_path.unlink(missing_ok=True)
     predicted = limits.bytes_of(plan)
     file = TrainingFile(folder / "healing", key)
-    done = heal_in_full(workbench, plan, Coach(trial.user_attrs["seed"], HealSettings(), progress, file=file))
+    done = heal_in_full(workbench(), plan, Coach(trial.user_attrs["seed"], HealSettings(), progress, file=file))
     on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
     least = _LEAST_OF_PREDICTED * predicted if _coded(source, plan) else predicted
     assert least <= on_disk <= predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"

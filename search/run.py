@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from search.loop import Terms, run_trials
 from search.samplers import RepairingSampler, sampler_named
 from search.settings import SearchSettings, comparability, model_fingerprint
 from search.study import driver_lock, open_study, storage_errors
-from search.workbench import SIGNATURE, Workbench, counted, make_workbench
+from search.workbench import SIGNATURE, Workbench, counted, make_workbench, with_recombined
 from space import VERSION
 from space.bins import format_bytes
 from space.choices import VOCABULARY
@@ -128,17 +129,30 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     front, baseline = choose(job.study, job.settings.finalists)
     trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
     results: dict[int, dict[str, Any]] = {}
+
+    @cache
+    def workbench() -> Workbench:
+        """The search's, with more to heal on; made when the first finalist asks for it."""
+        settings = job.settings
+        if not settings.recombined or not settings.finalist_heal_steps:
+            return job.workbench
+        with job.console.status("recombining utterances, and what the source makes of them"):
+            return with_recombined(
+                job.workbench, job.exam.corpus, settings.languages, settings.recombined, settings.seed
+            )
+
     for number, trial in trials.items():
         with _progress(job.console) as progress:
             task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
             results[number] = examine(
                 trial,
-                job.workbench,
+                workbench,
                 job.exam,
                 _finalist_folder(job, number),
+                source=job.source,
                 limits=job.limits,
                 heal_steps=job.settings.finalist_heal_steps,
-                key=job.signature,
+                key=f"{job.signature}|{job.settings.recombined} recombined",
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
             )
     with job.console.status("scoring on the report role"):

@@ -20,6 +20,7 @@ FORMAT = 3
 # Files up to this size are hashed whole, larger ones in slices.
 _WHOLE_HASH_BYTES = 256 * 2**20
 _SLICES = 256
+_MOST_RECOMBINED = 100
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class SearchSettings:
     """The options of ``launch.py search``. Exactly one of `bin` and `max_size` is given.
 
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed;
-    a trial heals for its plan's own steps.
+    a trial heals for its plan's own steps. `recombined` utterances are made of pieces of others for each of the
+    calibrate role, for finalists to heal on.
     """
 
     study: str
@@ -43,6 +45,7 @@ class SearchSettings:
     device: str = "auto"
     finalists: int = 3
     finalist_heal_steps: int = 200
+    recombined: int = 2
     pins: tuple[str, ...] = ()
     units: Units = DECIMAL
     rates: str = "coded"
@@ -77,6 +80,8 @@ class SearchSettings:
                 f"--finalists {self.finalists}, --heal-steps {self.finalist_heal_steps}: "
                 "at least 1 finalist and not fewer than 0 steps"
             )
+        if not 0 <= self.recombined <= _MOST_RECOMBINED:
+            raise UserError(f"--recombined {self.recombined}: from 0 to {_MOST_RECOMBINED} for each utterance there is")
         check_directions(self.directions)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**32 - 1}")

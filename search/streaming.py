@@ -14,7 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from compress.stream import Task, make_task, memory_bound, open_ledger, stream, write_streamed
+from compress.ledger import open_ledger
+from compress.stream import Task, make_task, memory_bound, stream, write_streamed
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, Corpus, open_corpus
 from models.inputs import Row, make_row, read_utterance

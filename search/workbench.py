@@ -15,11 +15,13 @@ from compress.importance import measure
 from compress.pipeline import Bank, compress
 from compress.prune import removal_orders
 from compress.vocabulary import Curriculum
+from corpora.recombine import recombined
 from corpora.roles import Corpus, Example
 from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_utterance
 from models.loading import Source, pad_token
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
+from scoring.translate import translate
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.rates import WHOLE
 
@@ -97,6 +99,26 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> 
     unseen = make_rows(source, by_turns(corpus.examples("select"))[: max(RUNG_UTTERANCES)], languages)
     select = Curriculum(make_lessons(source.model, unseen, _BATCH_ROWS), source.vocabulary)
     return Workbench(source, bank, scored, select, len(languages), measured.findings)
+
+
+def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:
+    """With `count` more utterances to heal on for each of the calibrate role, made of pieces of them.
+
+    Their targets are the source's own translations; those it has none for are left out.
+    """
+    source, heard = workbench.source, corpus.examples("calibrate")
+    made = recombined([example.utterance for example in heard], count * len(heard), seed)
+    examples = [Example(f"recombined-{i}", "recombined", utterance, {}) for i, utterance in enumerate(made)]
+    texts = {
+        code: translate(source.model, source.processor, examples, code, batch_size=_BATCH_ROWS) for code in languages
+    }
+    labelled = [
+        replace(example, references={code: texts[code][i] for code in languages}) for i, example in enumerate(examples)
+    ]
+    rows = make_rows(source, [one for one in labelled if all(one.references.values())], languages)
+    lessons = [*workbench.bank.curriculum.lessons, *make_lessons(source.model, rows, _BATCH_ROWS)]
+    bank = replace(workbench.bank, curriculum=Curriculum(lessons, source.vocabulary))
+    return replace(workbench, bank=bank)
 
 
 def counted(source: Source, corpus: Corpus, languages: Sequence[str]) -> Source:

@@ -15,7 +15,7 @@ from compress.heal import Coach, HealSettings, heal
 from compress.pipeline import Bank, Compressed, compress
 from compress.resume import TrainingFile
 from compress.tune import tune
-from compress.units import stored_values, to_bytes, weight
+from compress.units import matrix, stored_values, to_bytes, weight
 from models.anatomy import places
 from models.loading import Source
 from proxies.divergence import divergence
@@ -88,7 +88,9 @@ def test_tuning_helps_and_takes_no_byte_more(source: Source, bank: Bank, *, rate
     done = compress(source, plan, bank, seed=0)
     lessons = bank.curriculum.lessons
     before = divergence(done.model, lessons)
-    stored = tune(done.model, plan, done.stored, lessons, steps=30, coach=Coach(0, SETTINGS), through=through)
+    weights = [[matrix(module) for module in place.matrices] for place in places(source.model, plan)]
+    coach = Coach(0, HealSettings(reference_share=0.0, state_weight=0.0))
+    stored = tune(done.model, plan, done.stored, lessons, steps=30, coach=coach, before=weights if through else None)
     assert divergence(done.model, lessons) < before
     for old, new, place in zip(done.stored, stored, places(done.model, plan), strict=True):
         assert len(to_bytes(new)) <= unit_bytes(new.unit)

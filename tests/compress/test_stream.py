@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import launch
-from compress import stream as streaming
+from compress import ledger, tables
 from compress.checkpoint import load_checkpoint, write_checkpoint
-from compress.coding import code_matrix
+from compress.coding import code_matrix, stream_bytes
 from compress.gptq import Hessian
 from compress.heal import make_lessons
+from compress.ledger import open_ledger
 from compress.pipeline import Bank, compress
-from compress.stream import make_task, open_ledger, stream, write_streamed
+from compress.stream import make_task, stream, write_streamed
 from models.inputs import batches, make_batch, target_logits
 from models.layouts import INDEX
 from models.loading import Source, pad_token
@@ -227,7 +228,7 @@ def test_tables_in_slices_are_coded_as_closely(
     plan = replace(plan, embedding=Coded(bits), lm_head=Coded(bits), vocabulary=size)
     errors = []
     for entries, name in ((2**24, "whole"), (2**15, "slices")):
-        monkeypatch.setattr(streaming, "_SLICE_ENTRIES", entries)
+        monkeypatch.setattr(tables, "_SLICE_ENTRIES", entries)
         written = streamed(plain, plan, tmp_path / name)
         predicted = plan_size(plain.layout, plan, plain.fixed_bytes).total
         assert 0.98 * predicted <= written <= predicted
@@ -252,7 +253,7 @@ def test_the_command_writes_says_and_refuses(
     words = options(plan, tmp_path, "--model", str(plain.folder), "--utterances", "2", "--json")
     before = model_fingerprint(plain.folder)
     with monkeypatch.context() as patched:
-        patched.setattr(streaming, "_flush", full_after(20))
+        patched.setattr(ledger, "flush", full_after(20))
         assert launch.main(words) == 2
         assert "the disk is full; what was finished is kept" in capsys.readouterr().err
     assert launch.main(words) == 0
@@ -304,9 +305,9 @@ def test_slices_of_a_table_are_the_coders_stream() -> None:
     """With one step the stream of `compress.coding` and that of slices say the same."""
     weights = torch.randn(300, 40, generator=torch.Generator().manual_seed(3))
     coded = code_matrix(weights, Hessian(torch.rand(300) + 0.1), 300 * 40 * 2 // 8)
-    tables = streaming._tables(coded)
-    data = streaming._stream(coded, tables)
+    found_tables = tables.tables_of(coded)
+    data = tables.stream_of(coded, found_tables)
     found, rest = decode_coded(memoryview(data), 300, 40)
     assert not len(rest)
     assert torch.equal(found, coded.values())
-    assert len(data) <= streaming.stream_bytes(tables)
+    assert len(data) <= stream_bytes(found_tables)

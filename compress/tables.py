@@ -1,0 +1,166 @@
+"""Embedding and lm_head of a model that memory does not hold: rows are read, quantised and dropped in slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compress.coding import (
+    LARGEST_SYMBOL,
+    ROW_GRIDS,
+    CodedMatrix,
+    RoundedRows,
+    Table,
+    code_matrix,
+    column_exponents,
+    round_rows,
+    stream_bytes,
+    table_of,
+    write_stream,
+)
+from compress.gptq import Hessian
+from compress.quantize import PackedMatrix, quantize
+from compress.units import Matrix, UnitWeights, to_bytes
+from models.layouts import canonical_name
+from models.modeling_tightfit import COLUMN_GRID
+from models.shards import Shards
+from space.rates import Coded
+from space.size import Unit, linear_bytes
+
+# Entries of a table that are in memory at once, in float32; a table of no more is coded as every other matrix is.
+_SLICE_ENTRIES = 2**24
+_MOST_PASSES = 10
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table's rows that stay, read slice by slice."""
+
+    shards: Shards
+    name: str
+    kept: Tensor
+
+    @property
+    def columns(self) -> int:
+        return self.shards.found[canonical_name(self.name)].shape[1]
+
+    @property
+    def entries(self) -> int:
+        return len(self.kept) * self.columns
+
+    def of(self, places: Tensor) -> Tensor:
+        return self.shards.rows(self.name, self.kept[places])
+
+    def slices(self) -> Iterator[tuple[slice, Tensor]]:
+        """Where each slice stands among the rows that stay, and its weights in float32."""
+        at_once = max(1, _SLICE_ENTRIES // self.columns)
+        for start in range(0, len(self.kept), at_once):
+            part = slice(start, min(len(self.kept), start + at_once))
+            yield part, self.shards.rows(self.name, self.kept[part])
+
+
+def encode_table(unit: Unit, table: Rows, hessian: Hessian, tolerance: float) -> tuple[Matrix, bytes]:
+    """A table as stored, and its unit's bytes."""
+    rate = unit.rate
+    hessian.findings(unit.name)
+    stored: Matrix
+    if isinstance(rate, Coded):
+        most_bytes = sum(linear_bytes(unit.linears[0], rate))
+        if table.entries > _SLICE_ENTRIES:
+            return _code_slices(table, hessian, most_bytes, tolerance)
+        stored = code_matrix(table.of(torch.arange(len(table.kept))), hessian, most_bytes, tolerance)
+    elif rate.bits == 16:
+        stored = torch.cat([weights.bfloat16() for _, weights in table.slices()])
+    else:
+        parts = [quantize(weights, rate, hessian) for _, weights in table.slices()]
+        codes, scales = torch.cat([x.codes for x in parts]), torch.cat([x.scales for x in parts])
+        stored = PackedMatrix(codes, scales, rate)
+    return stored, to_bytes(UnitWeights(unit, (stored,), ()))
+
+
+def looked_up(stored: Matrix, ids: Tensor) -> Tensor:
+    """Rows of an embedding in float32, as they are read back."""
+    if isinstance(stored, Tensor):
+        return stored[ids].float()
+    if isinstance(stored, PackedMatrix):
+        return PackedMatrix(stored.codes[ids], stored.scales[ids], stored.rate).values()
+    return replace(stored, symbols=stored.symbols[:, ids], of_columns=stored.of_columns[ids]).values()
+
+
+def _code_slices(table: Rows, hessian: Hessian, most_bytes: int, tolerance: float) -> tuple[CodedMatrix, bytes]:
+    """`compress.coding.code_matrix` of a table that is read in slices, and its stream.
+
+    The step begins with that of a sample of the rows; an octave more is about a bit an entry less.
+    """
+    sample = torch.arange(0, len(table.kept), -(-8 * table.entries // _SLICE_ENTRIES))
+    lookup = hessian.moments.dim() == 1
+    share = hessian.of(sample) if lookup else hessian
+    log_step = math.log2(
+        code_matrix(table.of(sample), share, most_bytes * len(sample) // len(table.kept), tolerance).step
+    )
+    bits, best = 8 * most_bytes / table.entries, None
+    for _ in range(_MOST_PASSES):
+        found = _with_step(table, hessian, 2.0**log_step)
+        tables = tables_of(found)
+        taken = 8 * stream_bytes(tables) / table.entries
+        if taken <= bits:
+            best = found, tables
+            if taken >= (1 - tolerance) * bits:
+                break
+        log_step += taken - (1 - tolerance / 2) * bits
+    assert best is not None, f"{table.name}: no step found for {bits} bits"
+    return best[0], stream_of(*best)
+
+
+def _with_step(table: Rows, hessian: Hessian, step: float) -> CodedMatrix:
+    """The table at one step; tokens are rows of the table and, where they are looked up, columns of the matrix."""
+    lookup, of_columns = hessian.moments.dim() == 1, column_exponents(hessian)
+    steps = step * torch.exp2(of_columns.double() / COLUMN_GRID).float()
+    parts = [
+        round_rows(weights.T, hessian.of(torch.arange(len(table.kept))[part]), steps[part])
+        if lookup
+        else round_rows(weights, hessian, steps)
+        for part, weights in table.slices()
+    ]
+    symbols = torch.cat([part.symbols for part in parts], dim=1 if lookup else 0)
+    # a row of the table is rescaled for itself; of the matrix of tokens' columns only all rows together
+    along, power = (torch.cat(column) for column in zip(*((part.along, part.power) for part in parts), strict=True))
+    step, of_rows = RoundedRows(symbols, along, power).rescaled(step, uneven=not lookup)
+    of_rows = of_rows[: len(symbols)]
+    return CodedMatrix(symbols, step, of_rows, of_columns, ROW_GRIDS[0], lookup)
+
+
+def tables_of(matrix: CodedMatrix) -> list[Table]:
+    """As `compress.coding.tables_of`, without joining neighbours: beside so many symbols frequencies are nothing."""
+    classes = []
+    for exponent in np.unique(matrix.of_columns.numpy()):
+        counts = np.zeros(2 * LARGEST_SYMBOL + 1, dtype=np.int64)
+        for symbols in _columns(matrix, int(exponent)):
+            counts += np.bincount(symbols.reshape(-1) + LARGEST_SYMBOL, minlength=len(counts))
+        there = np.flatnonzero(counts)
+        end = max(there[-1], there[0] + 1) + 1  # the coder wants two symbols at least
+        classes.append(Table(int(exponent), int(there[0]) - LARGEST_SYMBOL, counts[there[0] : end]))
+    return [table_of(matrix.of_rows.numpy()), table_of(matrix.of_columns.numpy()), *classes]
+
+
+def _columns(matrix: CodedMatrix, exponent: int, *, backwards: bool = False) -> Iterator[NDArray[np.int32]]:
+    """Symbols of the columns with an exponent, some columns (columns, rows) at once."""
+    chosen = np.flatnonzero(matrix.of_columns.numpy() == exponent)
+    at_once = max(1, _SLICE_ENTRIES // matrix.symbols.shape[0])
+    starts = range(0, len(chosen), at_once)
+    for start in reversed(starts) if backwards else starts:
+        yield matrix.symbols.numpy().T[chosen[start : start + at_once]].astype(np.int32)
+
+
+def stream_of(matrix: CodedMatrix, tables: Sequence[Table]) -> bytes:
+    """As `compress.coding.to_bytes`, with symbols in 32 bits for some columns at a time."""
+    parts = (
+        (table, symbols) for table in reversed(tables[2:]) for symbols in _columns(matrix, table.last, backwards=True)
+    )
+    return write_stream(matrix, tables, parts)

@@ -1,0 +1,73 @@
+"""Utterances made of pieces of others: where they come from, and what is healed on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpora.recombine import recombined
+from corpora.roles import BUNDLED, Example, open_corpus
+from models.loading import Source
+from scoring.translate import translate
+from search.workbench import counted, make_workbench, with_recombined
+from tests.tiny import load_tiny
+
+LANGUAGES = ("de", "zh")
+
+
+def stretches(made: tuple[str, ...], originals: list[tuple[str, ...]]) -> int:
+    """The fewest pieces of originals that an utterance can be cut into; 99 where it cannot."""
+    if not made:
+        return 0
+    fewest = 99
+    for length in range(len(made), 0, -1):
+        piece = made[:length]
+        if any(piece == one[i : i + length] for one in originals for i in range(len(one))):
+            fewest = min(fewest, 1 + stretches(made[length:], originals))
+            break  # the longest stretch first is the fewest
+    return fewest
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=9), min_size=1, max_size=5), st.integers(0, 99)
+)
+def test_what_is_recombined_are_two_or_three_stretches_of_what_there_is(words: list[list[str]], seed: int) -> None:
+    originals = [tuple(one) for one in words]
+    texts = [" ".join(one) for one in words]
+    sounds = [np.array([ord(word) for word in one], dtype=np.float32) for one in words]
+    made = recombined(texts, 5, seed)
+    assert made == recombined(texts, 5, seed)
+    for text, sound in zip(made, recombined(sounds, 5, seed), strict=True):
+        assert isinstance(text, str)
+        assert 1 <= stretches(tuple(text.split()), originals) <= 3
+        assert [ord(word) for word in text.split()] == list(sound)
+
+
+def test_nothing_is_made_of_nothing() -> None:
+    assert recombined([], 4, 0) == []
+    assert recombined(["a b c"], 0, 0) == []
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def test_healing_hears_more_and_the_targets_are_the_sources_translations(source: Source) -> None:
+    corpus = open_corpus(BUNDLED)
+    for role, count in (("calibrate", 4), ("proxy", 2), ("select", 2)):
+        corpus.opened[role] = corpus.examples(role)[:count]
+    source = counted(source, corpus, LANGUAGES)
+    workbench = make_workbench(source, corpus, LANGUAGES)
+    more = with_recombined(workbench, corpus, LANGUAGES, 2, seed=3)
+    old, new = workbench.bank.curriculum.lessons, more.bank.curriculum.lessons
+    assert list(new[: len(old)]) == list(old)
+    made = recombined([example.utterance for example in corpus.examples("calibrate")], 8, 3)
+    examples = [Example(str(i), "made", utterance, {}) for i, utterance in enumerate(made)]
+    texts = [translate(source.model, source.processor, examples, code) for code in LANGUAGES]
+    wanted = [text for pair in zip(*texts, strict=True) if all(pair) for text in pair]
+    tokenizer = source.processor.tokenizer
+    assert [tokenizer.decode(one.row.target, skip_special_tokens=True) for one in new[len(old) :]] == wanted
+    assert more.proxy is workbench.proxy
