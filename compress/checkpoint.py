@@ -21,7 +21,8 @@ from models.modeling_tightfit import PLAN, WEIGHTS, check_sums, fill
 from models.packaging import summed
 from space.errors import UserError
 from space.layout import Layout
-from space.plan import TABLES, Plan, plan_from_json
+from space.misfit import misfit
+from space.plan import Plan, plan_from_json
 from space.rates import Coded
 from space.size import unit_bytes, units
 
@@ -76,27 +77,14 @@ def read_plan(folder: Path) -> tuple[Layout, Plan]:
         # of a ValueError the message is whole: it names the folder and what to do
         text = str(error) if isinstance(error, ValueError) else f"{folder}: not readable ({error}); copy it again"
         raise UserError(text) from error
-    _check_fits(folder, plan, layout)
+    if wrong := misfit(plan, layout):
+        raise UserError(f"{folder}: {PLAN} does not fit config.json ({wrong.what}); copy the checkpoint again")
     for unit in units(layout, plan):
         shape, most = found.get(unit.name, ()), unit_bytes(unit)
         fits = shape == (most,) or (isinstance(unit.rate, Coded) and len(shape) == 1 and shape[0] <= most)
         if not fits:
             raise UserError(f"{folder}: {unit.name} in {WEIGHTS} does not fit {PLAN}; copy the checkpoint again")
     return layout, plan
-
-
-def _check_fits(folder: Path, plan: Plan, layout: Layout) -> None:
-    """A plan fits a layout where it has its layers and keeps no more heads and channels than there are."""
-    tables = all((getattr(plan, name) is not None) == (name in layout.tables) for name in TABLES)
-    if not tables or not 0 < plan.vocabulary <= layout.vocabulary or (plan.encoder and layout.encoder is None):
-        raise UserError(f"{folder}: {PLAN} does not fit config.json (tables); copy the checkpoint again")
-    for tower in layout.towers:
-        layers = plan.layers(tower)
-        widths = all(
-            0 <= layer.attention.kept <= tower.kv_heads and 0 <= layer.ffn.kept <= tower.ffn for layer in layers
-        )
-        if len(layers) != tower.layers or not widths:
-            raise UserError(f"{folder}: {PLAN} does not fit config.json ({tower.name}); copy the checkpoint again")
 
 
 def folder_bytes(folder: Path) -> int:

@@ -37,7 +37,7 @@ class HealSettings:
 
     batch_rows: int = 16
     reference_share: float = 0.3
-    state_weight: float = 1.0
+    state_weight: float = 30.0
     before_share: float = 0.5
 
 

@@ -3,8 +3,8 @@
 With the integers fixed, biases, norms and the scales of rows are trained. Through the rounding, the weights behind the
 integers are trained as well: they are rounded on the way forward and not on the way back (straight-through estimator,
 Bengio et al. 2013, arXiv 1308.3432), at the steps and scales that are stored, so that what is trained is what is kept.
-They begin as close to the weights before quantisation as they round to the stored integers: from the middle of a step
-hardly any would ever leave it.
+They begin between the stored values and the weights before quantisation: in the middle of a step hardly any would ever
+leave it, at its edge all would at once, and with them what error feedback had achieved.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from space.plan import Plan
 from space.size import linear_bytes
 
 # Peak learning rates of biases, norms and row scales, and of the weights behind the integers.
-_FREE_RATE, _THROUGH_RATE = 1e-3, 3e-4
+_FREE_RATE, _THROUGH_RATE = 1e-3, 5e-4
 # Weights behind integers begin within this share of the way to where they would be rounded to others.
-_INSIDE = 0.98
+_INSIDE = 0.8
 # Rounding is moved away from zero or towards it by up to this share of a step, to keep to a matrix's bytes.
 _MOST_SHIFT, _SHIFTS = 0.3, 12
 
@@ -55,11 +55,13 @@ def tune(
     steps: int,
     coach: Coach,
     before: Sequence[Sequence[Tensor]] | None = None,
+    rate: float = 1.0,
 ) -> tuple[UnitWeights, ...]:
     """Trains a model that holds stored values for `steps` steps; the new stored form is put into it and returned.
 
     Through the rounding, where the matrices `before` quantisation are given, unit by unit; else with the integers
-    fixed. No unit takes more bytes than its rate allows.
+    fixed. `rate` is a factor of the learning rate of the weights behind the integers. No unit takes more bytes than its
+    rate allows.
     """
     # a table that is two things at once stays as it is
     shared = tied(model)
@@ -79,7 +81,7 @@ def tune(
                 elif isinstance(module, nn.Linear):
                     scales[module] = nn.Parameter(torch.ones(len(weight(module))))
                     undone.callback(module.register_forward_hook(_scaled(scales[module])).remove)
-        groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE)]
+        groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE * rate)]
         train(model, lessons, groups, steps, coach)
     model.requires_grad_(False)
     with torch.no_grad():

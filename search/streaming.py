@@ -29,7 +29,8 @@ from space import VERSION
 from space.choices import hears
 from space.errors import UserError
 from space.layout import Layout
-from space.plan import NO_HEAL, TABLES, TOWERS, Plan, plan_from_json
+from space.misfit import Misfit, misfit
+from space.plan import NO_HEAL, Plan, plan_from_json
 from space.size import plan_parameters, plan_size
 
 # 1: a ledger of units in their stored form, float32 activations.
@@ -70,15 +71,13 @@ def run_streaming(settings: StreamSettings, console: Console) -> dict[str, Any]:
     folder = resolve_model(settings.model)
     layout, asked = read_layout(folder), _read_plan(settings.plan)
     plan = replace(asked, heal=NO_HEAL)
-    _check_layers(settings.plan, plan, layout)
+    _check_fits(settings.plan, plan, layout, 1)
     languages = [DIRECTIONS[direction] for direction in settings.directions]
     corpus = open_corpus(settings.data, languages, heard=layout.encoder is not None)
     processor = load_processor(folder)
     plain = read_vocabulary(layout.vocabulary, fixed_files(folder))
     vocabulary = counted_vocabulary(plain, processor.tokenizer, corpus, languages)
-    if not vocabulary.least <= plan.vocabulary <= vocabulary.rows:
-        must = f"{vocabulary.least} that must stay, of {vocabulary.rows}"
-        raise _misfit(settings.plan, "tokens", plan.vocabulary, must)
+    _check_fits(settings.plan, plan, layout, vocabulary.least)
     groups = _groups(processor, corpus, languages, settings.utterances)
     task = make_task(folder, plan, layout=layout, vocabulary=vocabulary, groups=groups)
     check_tokenizer(processor, task.whole, folder)
@@ -140,27 +139,14 @@ def _read_plan(path: Path) -> Plan:
         raise UserError(f"--plan {path}: {error}") from error
 
 
-def _misfit(path: Path, what: str, here: object, there: object) -> UserError:
-    return UserError(f"--plan {path}: {what}: the plan has {here}, the model {there}; give a plan of this model")
-
-
-def _check_layers(path: Path, plan: Plan, layout: Layout) -> None:
-    """Raises UserError saying in what a plan does not fit a model's tables, layers and widths."""
-    tables = [name for name in TABLES if getattr(plan, name) is not None]
-    if set(tables) != set(layout.tables):
-        raise _misfit(path, "tables", ", ".join(tables), ", ".join(layout.tables))
-    depths = {tower.name: tower.layers for tower in layout.towers}
-    for name in TOWERS:
-        if len(getattr(plan, name)) != depths.get(name, 0):
-            raise _misfit(path, f"layers of the {name}", len(getattr(plan, name)), depths.get(name, 0))
-    for tower in layout.towers:
-        for index, layer in enumerate(plan.layers(tower)):
-            for what, sublayer, most in (
-                ("heads", layer.attention, tower.kv_heads),
-                ("channels", layer.ffn, tower.ffn),
-            ):
-                if not 0 <= sublayer.kept <= most:
-                    raise _misfit(path, f"{what} of {tower.name}.{index}", sublayer.kept, most)
+def _check_fits(path: Path, plan: Plan, layout: Layout, least_tokens: int) -> None:
+    """Raises UserError saying in what a plan does not fit a model, `least_tokens` of whose tokens must stay."""
+    wrong = misfit(plan, layout)
+    if not wrong and plan.vocabulary < least_tokens:
+        wrong = Misfit("tokens", plan.vocabulary, f"{least_tokens} that must stay, of {layout.vocabulary}")
+    if wrong:
+        difference = f"{wrong.what}: the plan has {wrong.plan}, the model {wrong.model}"
+        raise UserError(f"--plan {path}: {difference}; give a plan of this model")
     if not hears(plan):
         raise UserError(f"--plan {path}: the decoder keeps no attention, so nothing of the input would reach it")
 
