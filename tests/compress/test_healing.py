@@ -90,7 +90,7 @@ def test_tuning_helps_and_takes_no_byte_more(source: Source, bank: Bank, *, rate
     before = divergence(done.model, lessons)
     weights = [[matrix(module) for module in place.matrices] for place in places(source.model, plan)]
     coach = Coach(0, HealSettings(reference_share=0.0, state_weight=0.0))
-    stored = tune(done.model, plan, done.stored, lessons, steps=30, coach=coach, before=weights if through else None)
+    stored = tune(done.model, plan, done.stored, lessons, steps=80, coach=coach, before=weights if through else None)
     assert divergence(done.model, lessons) < before
     for old, new, place in zip(done.stored, stored, places(done.model, plan), strict=True):
         assert len(to_bytes(new)) <= unit_bytes(new.unit)
