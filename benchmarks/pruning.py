@@ -13,7 +13,7 @@ from benchmarks.measured import LANGUAGES, bundled
 from benchmarks.publish import publish, target
 from compress.importance import measure
 from compress.prune import Refit, blocks_of, compensated, kept_columns
-from compress.units import biases, matrix
+from compress.units import bias, matrix
 from models.anatomy import places
 from models.inputs import batches
 from models.loading import pad_token
@@ -39,20 +39,20 @@ def main() -> None:
         tower = next(one for one in source.layout.towers if one.name == tower_name)
         last, block = place.matrices[-1], blocks_of(place.name, tower)
         output, seen = matrix(last), workbench.bank.hessians[place.name][-1]
-        bias = biases(last)[0].data if biases(last) else None
+        shift = bias(last)
         simple = (seen.diagonal * output.square().sum(0)).view(-1, block).sum(1).argsort()
         order = workbench.bank.orders[place.name]
         judge = unseen[place.name][-1]
 
         def error(order: torch.Tensor, kept: int, *, refit: bool) -> float:
             columns = kept_columns(order, kept, block)  # noqa: B023
-            found = compensated(output, seen, columns, bias=bias) if refit else Refit(output[:, columns], bias)  # noqa: B023
+            found = compensated(output, seen, columns, bias=shift) if refit else Refit(output[:, columns], shift)  # noqa: B023
             lost = output.clone()  # noqa: B023
             lost[:, columns] -= found.matrix
             total = judge.error(lost)  # noqa: B023
-            if bias is not None:  # noqa: B023
-                shift = bias - found.bias  # noqa: B023
-                total += float(2 * shift @ (lost @ judge.mean) + shift.square().sum())  # noqa: B023
+            if shift is not None:  # noqa: B023
+                apart = shift - found.bias  # noqa: B023
+                total += float(2 * apart @ (lost @ judge.mean) + apart.square().sum())  # noqa: B023
             return total / judge.error(output)  # noqa: B023
 
         for share in SHARES:

@@ -1,4 +1,7 @@
-"""Second moments of every matrix's inputs over calibration utterances: what errors are weighed with."""
+"""Second moments of every matrix's inputs over calibration utterances: what errors are weighed with.
+
+And of the inputs of a sublayer's last matrix with the outputs of later sublayers: how it can make up for them.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.gptq import Hessian
-from compress.units import weight
+from compress.units import matrix, weight
 from models.anatomy import Place, places
 from models.inputs import Batch, target_logits
 from space.plan import Plan
+
+_LEAST_CROSSED_BYTES = 2 * 2**30
 
 # By unit, the moments of the inputs of each of its matrices; matrices with one input share one object.
 Hessians = Mapping[str, tuple[Hessian, ...]]
@@ -47,7 +52,7 @@ class Sum:
         return windows.permute(0, 2, 1, 3).reshape(-1, windows.shape[1] * size)
 
     def hessian(self) -> Hessian:
-        """Of all inputs so far; of a module that had none the identity."""
+        """Of all inputs so far; without any, the identity, or of an embedding the uniform distribution."""
         if isinstance(self.module, nn.Embedding):
             # Laplace's rule: what calibration did not say is said sometimes
             rows = len(weight(self.module))
@@ -59,24 +64,37 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Behind:
-    """What the sublayers behind one add to the states, of its own tower, seen from the inputs x of its last matrix.
+class Added:
+    """What some sublayers add to the states, o, against the inputs x of a matrix: E[x o^T] (columns, hidden), E[o]."""
 
-    For the outputs o of each: `moments` E[x o^T] (sublayers, columns, hidden) and `means` E[o] (sublayers, hidden).
+    moments: Tensor
+    mean: Tensor
+
+
+@dataclass(frozen=True)
+class Behind:
+    """For one sublayer: what each of the next ones of its tower adds, against the inputs of its own last matrix.
+
+    In the order in which they run in the whole model: `moments` (sublayers, columns, hidden), `means` (sublayers,
+    hidden). Where memory was short the last ones are missing.
     """
 
     moments: Tensor
     means: Tensor
 
-    def of(self, sublayers: int) -> tuple[Tensor, Tensor]:
-        """E[x o^T] (columns, hidden) and E[o] (hidden,) for what the first `sublayers` add together."""
-        return self.moments[:sublayers].sum(0), self.means[:sublayers].sum(0)
+    def of(self, sublayers: int) -> Added:
+        """What the next `sublayers` add together, or those of them that were measured."""
+        return Added(self.moments[:sublayers].sum(0), self.means[:sublayers].sum(0))
 
 
-class _Tower:
-    """Running sums over the sublayers of a tower: what goes into the last matrix of each, and what comes out."""
+class _Crossed:
+    """Running sums over a tower: what goes into the last matrix of each sublayer, against what comes out of the next.
 
-    def __init__(self) -> None:
+    `reach` is how many of the next ones.
+    """
+
+    def __init__(self, reach: int) -> None:
+        self.reach = reach
         self.seen: dict[str, tuple[Tensor, Tensor]] = {}
         self.moments: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
@@ -95,7 +113,7 @@ class _Tower:
         for index, name in enumerate(names):
             inside, outside = self.seen[name]
             self.outputs[name] = self.outputs.get(name, torch.zeros(())) + outside.sum(0)
-            if later := names[index + 1 :]:
+            if later := names[index + 1 :][: self.reach]:
                 crossed = inside.T @ torch.cat([self.seen[other][1] for other in later], dim=1)
                 crossed = crossed.view(len(crossed), len(later), -1).permute(1, 0, 2)
                 self.moments[name] = self.moments.get(name, torch.zeros(())) + crossed
@@ -103,10 +121,13 @@ class _Tower:
         self.seen.clear()
 
     def behind(self) -> Iterator[tuple[str, Behind]]:
+        """By sublayer; of a tower's last one nothing is behind."""
         names = list(self.outputs)
-        for index, name in enumerate(names[:-1]):
-            means = torch.stack([self.outputs[other] / self.count for other in names[index + 1 :]])
-            yield name, Behind(self.moments[name] / self.count, means)
+        for index, name in enumerate(names):
+            if name in self.moments:
+                later = names[index + 1 :][: self.reach]
+                means = torch.stack([self.outputs[other] / self.count for other in later])
+                yield name, Behind(self.moments[name] / self.count, means)
 
 
 @dataclass(frozen=True)
@@ -120,18 +141,19 @@ class Measured:
 
 @torch.no_grad()
 def measure(model: PreTrainedModel, plan: Plan, batches: Iterable[Batch]) -> Measured:
-    """Hessians of all matrices of a model carved by a plan.
+    """Hessians of all matrices of a model carved by a plan, and what is behind its sublayers.
 
     Padded positions count like others: batches of one utterance have few. Raises UserError where inputs hold NaN.
     """
     sums: dict[str, tuple[Sum, ...]] = {}
-    towers: dict[str, _Tower] = {}
+    towers: dict[str, _Crossed] = {}
+    reach = _reach(list(places(model, plan)))
     with ExitStack() as hooks:
         for place in places(model, plan):
             sums[place.name] = watched(place, hooks)
             tower, _, sublayer = place.name.partition(".")
             if sublayer:
-                seen = towers.setdefault(tower, _Tower()).hook(place.name)
+                seen = towers.setdefault(tower, _Crossed(reach)).hook(place.name)
                 hooks.callback(place.matrices[-1].register_forward_hook(seen).remove)
         for batch in batches:
             target_logits(model, batch)
@@ -141,6 +163,13 @@ def measure(model: PreTrainedModel, plan: Plan, batches: Iterable[Batch]) -> Mea
     behind = {name: found for tower_sums in towers.values() for name, found in tower_sums.behind()}
     found = [line for name, of in hessians.items() for one in dict.fromkeys(of) for line in one.findings(name)]
     return Measured(hessians, behind, tuple(found))
+
+
+def _reach(whole: Sequence[Place]) -> int:
+    """How many later sublayers what is behind each can be measured for: as many as Hessians have memory, or 2 GiB."""
+    hessians = sum(matrix(module).shape[1] ** 2 for place in whole if "." in place.name for module in place.matrices)
+    one = sum(matrix(place.matrices[-1]).numel() for place in whole if "." in place.name)
+    return max(_LEAST_CROSSED_BYTES, 4 * hessians) // max(1, 4 * one)
 
 
 def watched(place: Place, hooks: ExitStack) -> tuple[Sum, ...]:

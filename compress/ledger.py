@@ -72,13 +72,13 @@ def open_ledger(folder: Path, key: str) -> Ledger:
             return found
     except (OSError, ValueError, TypeError, KeyError):
         pass  # never begun, or cut off before the first unit
-    for path in (folder / _PROGRESS, folder / DATA, *folder.glob("states-*.bin")):
+    for path in (folder / _PROGRESS, folder / DATA, *folder.glob("states-*")):
         path.unlink(missing_ok=True)
     return Ledger(folder, key)
 
 
 def write_states(path: Path, states: Iterable[Tensor]) -> tuple[tuple[int, ...], ...]:
-    """Writes activations one after the other; returns their shapes."""
+    """Writes activations, in float32, one after the other; returns their shapes."""
     shapes = []
     with path.open("wb") as file:
         for one in states:
@@ -89,7 +89,7 @@ def write_states(path: Path, states: Iterable[Tensor]) -> tuple[tuple[int, ...],
 
 
 def read_states(path: Path, shapes: Iterable[tuple[int, ...]]) -> Iterator[Tensor]:
-    """Activations of these shapes, one after the other."""
+    """Activations of these shapes, in float32, one after the other."""
     with path.open("rb") as file:
         for shape in shapes:
             yield torch.from_numpy(np.fromfile(file, dtype=np.float32, count=math.prod(shape))).view(shape)

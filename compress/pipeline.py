@@ -55,13 +55,14 @@ def compress(
     with torch.no_grad():
         model, hessians = pruned_model(source, plan, bank.hessians, bank.orders, bank.behind)
     lessons = bank.curriculum.of(plan.vocabulary) if plan.heal.steps else ()
-    before = round(coach.settings.before_share * plan.heal.steps)
-    model = heal(model, lessons, replace(plan.heal, steps=before), coach.stage("before", 0))
-    through = plan.heal.steps - before
+    steps = round(coach.settings.before_share * plan.heal.steps)
+    model = heal(model, lessons, replace(plan.heal, steps=steps), coach.stage("before", 0))
+    through = plan.heal.steps - steps
     weights = [[matrix(x).clone() for x in place.matrices] for place in places(model, plan)] if through else None
     stored = quantized(source, plan, model, hessians, tolerance)
     if through:
-        stored = tune(model, plan, stored, lessons, steps=through, coach=coach.stage("through", before), before=weights)
+        coach = coach.stage("through", steps)
+        stored = tune(model, plan, stored, lessons, steps=through, coach=coach, before=weights)
     return Compressed(model, plan, stored)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.gptq import Hessian
-from compress.importance import Behind, Hessians
-from compress.units import biases, matrix, weight
+from compress.importance import Added, Behind, Hessians
+from compress.units import bias, biases, matrix, weight
 from models.anatomy import Place, carved_copy, places
 from models.loading import Source, renumber_ids
 from space.choices import PARTS
@@ -76,28 +76,34 @@ def compensated(
     columns: Tensor,
     *,
     bias: Tensor | None = None,
-    gone: tuple[Tensor, Tensor] | None = None,
+    gone: Added | None = None,
 ) -> Refit:
     """The matrix and bias whose outputs from `columns` are closest to those of all columns (ridge least squares).
 
-    Where sublayers behind it are `gone`, E[x o^T] and E[o] of what they added, their outputs are made up for as well:
-    linearly, as removed blocks are by Shopkhoev et al. 2025 (arXiv 2505.02819, section 2).
+    Where sublayers behind it are `gone`, their outputs are made up for as well: linearly, as removed blocks are by
+    Shopkhoev et al. 2025 (arXiv 2505.02819, section 2).
     """
     # a bias makes up for means, whatever the matrix does
     seen = hessian if bias is None else hessian.centred
     damped = seen.damped()
     wanted = damped[columns] @ output.double().T
     if gone is not None:
-        wanted += gone[0][columns].double()
-    if bias is None or hessian.mean is None:
-        return Refit(torch.linalg.solve(damped[columns][:, columns], wanted).T.to(output.dtype), bias)
+        wanted += gone.moments[columns].double()
+    if bias is None:
+        return Refit(_solved(damped, columns, wanted, output), None)
     mean = hessian.mean
-    found_bias = bias + output @ mean
+    assert mean is not None, "the inputs of a matrix with a bias have a mean"
+    outputs = output @ mean
     if gone is not None:
-        wanted -= torch.outer(mean[columns], gone[1])
-        found_bias = found_bias + gone[1]
-    found = torch.linalg.solve(damped[columns][:, columns], wanted).T.to(output.dtype)
-    return Refit(found, found_bias - found @ mean[columns])
+        wanted -= torch.outer(mean[columns], gone.mean)
+        outputs = outputs + gone.mean
+    found = _solved(damped, columns, wanted, output)
+    return Refit(found, bias + outputs - found @ mean[columns])
+
+
+def _solved(damped: Tensor, columns: Tensor, wanted: Tensor, like: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.solve(damped[columns][:, columns], wanted).T.to(like.dtype)
+    return found
 
 
 def blocks_of(name: str, tower: Tower) -> int:
@@ -126,7 +132,8 @@ def pruned_model(
 ) -> tuple[PreTrainedModel, dict[str, tuple[Hessian, ...]]]:
     """A model in the plan's shapes with the source's heads and channels that go last, and its matrices' Hessians.
 
-    Rows of embedding and lm_head are those of the tokens that stay.
+    What stays makes up for what goes, as far as it can; `behind` is the whole source's. Rows of embedding and lm_head
+    are those of the tokens that stay.
     """
     model = carved_copy(source.model, plan)
     renumber_ids(model, source.vocabulary, plan.vocabulary)
@@ -177,9 +184,9 @@ def move(
     *,
     columns: Tensor,
     hessians: tuple[Hessian, ...],
-    gone: tuple[Tensor, Tensor] | None,
+    gone: Added | None,
 ) -> tuple[Hessian, ...]:
-    """Copies what stays of a sublayer, and returns its Hessians.
+    """Copies what stays of a sublayer, and returns its Hessians; where all stays, `carved` has it already.
 
     The last matrix keeps `columns` and is refit, also to what is `gone` behind it; the others keep the rows that feed
     it.
@@ -195,8 +202,7 @@ def move(
         weight(new).copy_(weight(old)[stays])
         for old_bias, new_bias in zip(biases(old), biases(new), strict=True):
             new_bias.data.copy_(old_bias.data[stays])
-    bias = biases(last)[0].data if biases(last) else None
-    refit = compensated(weight(last), hessians[-1], columns, bias=bias, gone=gone)
+    refit = compensated(weight(last), hessians[-1], columns, bias=bias(last), gone=gone)
     weight(carved.matrices[-1]).copy_(refit.matrix)
     if refit.bias is not None:
         biases(carved.matrices[-1])[0].data.copy_(refit.bias)

@@ -10,9 +10,9 @@ Tables have their own way, since a vocabulary can be larger than any layer: rows
 slices. As in `compress.importance`, an embedding's Hessian is how often calibration looks up each row of the source,
 lm_head's is over the positions that predict a target.
 
-Memory: a sublayer and its copy in float32, what encoding one matrix takes, and some five copies in double precision of
-the Hessian of the FFN's channels (`Hessian.factor`); of a table the symbols in 16 bits, twice. Activations lie in a
-file and are read an utterance at a time.
+Memory: a sublayer and its copy in float32, a removed one beside them, what encoding one matrix takes, and some five
+copies in double precision of the Hessian of the FFN's channels (`Hessian.factor`); of a table the symbols in 16 bits,
+twice. Activations lie in files, three at most, and are read an utterance at a time.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from transformers import PreTrainedModel
 from compress.checkpoint import appear, folder_bytes
 from compress.coding import TOLERANCE
 from compress.gptq import Hessian
-from compress.importance import Sum, hessians_of, watched
+from compress.importance import Added, Sum, hessians_of, watched
 from compress.ledger import DATA, Ledger, read_states, write_states
 from compress.passes import attend, embed, enter, listen, project
 from compress.prune import blocks_of, kept_columns, kept_of, move, order_of, removed_behind, tower_of
-from compress.tables import Rows, encode_table, looked_up
+from compress.tables import TableRows, encode_table, looked_up
 from compress.units import encode, put, to_bytes
 from models.anatomy import audio_tower, carved_copy, decoder, places
 from models.inputs import Batch, Row, make_batch
@@ -57,7 +57,7 @@ from space.size import Unit, units
 # In the order in which activations pass; the norms behind the towers are used from the start and stored last.
 _STAGES = ("convolutions", "encoder", "projector", "embedding", "decoder", "lm_head", "norms")
 _COPY_BYTES = 2**24
-_BEHIND = "behind.bin"
+_BEHIND = "states-behind.bin"
 
 # What a unit makes of the activations before it (None where there are none yet), residual included.
 Run = Callable[[Tensor | None, Batch], Tensor]
@@ -211,8 +211,8 @@ class _Smith:
             hessian.findings(name)
         return found
 
-    def _gone(self, name: str, ledger: Ledger) -> tuple[Tensor, Tensor] | None:
-        """E[x o^T] and E[o] for the inputs x of the unit's last matrix and what the removed sublayers behind it add."""
+    def _gone(self, name: str, ledger: Ledger) -> Added | None:
+        """What the removed sublayers behind the unit would add, against the inputs of its last matrix."""
         removed = removed_behind(name, self.task.plan) if tower_of(name, self.task.layout) else []
         if not removed:
             return None
@@ -227,18 +227,17 @@ class _Smith:
             self._unload(other)
         last = self.whole[name].matrices[-1]
         inputs: list[Tensor] = []
-        hook = last.register_forward_pre_hook(lambda _, seen: inputs.append(seen[0].reshape(-1, seen[0].shape[-1])))
         moments, mean, count = torch.zeros(()), torch.zeros(()), 0
-        for state, batch, after in zip(ledger.states(), batches, read_states(path, shapes), strict=False):
-            added = (after - run(state, batch)).reshape(-1, after.shape[-1])
-            moments, mean, count = moments + inputs.pop().T @ added, mean + added.sum(0), count + len(added)
-        hook.remove()
+        with ExitStack() as hooks:
+            seen = last.register_forward_pre_hook(lambda _, seen: inputs.append(seen[0].reshape(-1, seen[0].shape[-1])))
+            hooks.callback(seen.remove)
+            for state, batch, after in zip(ledger.states(), batches, read_states(path, shapes), strict=False):
+                added = (after - run(state, batch)).reshape(-1, after.shape[-1])
+                moments, mean, count = moments + inputs.pop().T @ added, mean + added.sum(0), count + len(added)
         path.unlink()
-        return moments / count, mean / count
+        return Added(moments / count, mean / count)
 
-    def _pruned(
-        self, name: str, hessians: tuple[Hessian, ...], gone: tuple[Tensor, Tensor] | None
-    ) -> tuple[Hessian, ...]:
+    def _pruned(self, name: str, hessians: tuple[Hessian, ...], gone: Added | None) -> tuple[Hessian, ...]:
         """Moves what stays into the carved unit; the Hessians of what stays."""
         tower = tower_of(name, self.task.layout)
         if tower is None:
@@ -273,7 +272,7 @@ class _Smith:
     def _carry_table(self, unit: Unit, ledger: Ledger) -> Ledger:
         kept = torch.tensor(self.task.vocabulary.kept(self.task.plan.vocabulary))
         place, batches = self.whole[unit.name], self.task.batches
-        table = Rows(self.task.shards, f"{self.names[id(place.matrices[0])]}.weight", kept)
+        table = TableRows(self.task.shards, f"{self.names[id(place.matrices[0])]}.weight", kept)
         running = Sum(place.matrices[0])
         if unit.name == "lm_head":
             for state, batch in zip(ledger.states(), batches, strict=False):

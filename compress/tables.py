@@ -39,7 +39,7 @@ _MOST_PASSES = 10
 
 
 @dataclass(frozen=True)
-class Rows:
+class TableRows:
     """A table's rows that stay, read slice by slice."""
 
     shards: Shards
@@ -65,7 +65,7 @@ class Rows:
             yield part, self.shards.rows(self.name, self.kept[part])
 
 
-def encode_table(unit: Unit, table: Rows, hessian: Hessian, tolerance: float) -> tuple[Matrix, bytes]:
+def encode_table(unit: Unit, table: TableRows, hessian: Hessian, tolerance: float) -> tuple[Matrix, bytes]:
     """A table as stored, and its unit's bytes."""
     rate = unit.rate
     hessian.findings(unit.name)
@@ -85,7 +85,7 @@ def encode_table(unit: Unit, table: Rows, hessian: Hessian, tolerance: float) ->
 
 
 def looked_up(stored: Matrix, ids: Tensor) -> Tensor:
-    """Rows of an embedding in float32, as they are read back."""
+    """TableRows of an embedding in float32, as they are read back."""
     if isinstance(stored, Tensor):
         return stored[ids].float()
     if isinstance(stored, PackedMatrix):
@@ -93,7 +93,7 @@ def looked_up(stored: Matrix, ids: Tensor) -> Tensor:
     return replace(stored, symbols=stored.symbols[:, ids], of_columns=stored.of_columns[ids]).values()
 
 
-def _code_slices(table: Rows, hessian: Hessian, most_bytes: int, tolerance: float) -> tuple[CodedMatrix, bytes]:
+def _code_slices(table: TableRows, hessian: Hessian, most_bytes: int, tolerance: float) -> tuple[CodedMatrix, bytes]:
     """`compress.coding.code_matrix` of a table that is read in slices, and its stream.
 
     The step begins with that of a sample of the rows; an octave more is about a bit an entry less.
@@ -107,7 +107,7 @@ def _code_slices(table: Rows, hessian: Hessian, most_bytes: int, tolerance: floa
     bits, best = 8 * most_bytes / table.entries, None
     for _ in range(_MOST_PASSES):
         found = _with_step(table, hessian, 2.0**log_step)
-        tables = tables_of(found)
+        tables = unmerged_tables(found)
         taken = 8 * stream_bytes(tables) / table.entries
         if taken <= bits:
             best = found, tables
@@ -115,15 +115,15 @@ def _code_slices(table: Rows, hessian: Hessian, most_bytes: int, tolerance: floa
                 break
         log_step += taken - (1 - tolerance / 2) * bits
     assert best is not None, f"{table.name}: no step found for {bits} bits"
-    return best[0], stream_of(*best)
+    return best[0], sliced_stream(*best)
 
 
-def _with_step(table: Rows, hessian: Hessian, step: float) -> CodedMatrix:
+def _with_step(table: TableRows, hessian: Hessian, step: float) -> CodedMatrix:
     """The table at one step; tokens are rows of the table and, where they are looked up, columns of the matrix."""
     lookup, of_columns = hessian.moments.dim() == 1, column_exponents(hessian)
     steps = step * torch.exp2(of_columns.double() / COLUMN_GRID).float()
     parts = [
-        round_rows(weights.T, hessian.of(torch.arange(len(table.kept))[part]), steps[part])
+        round_rows(weights.T, hessian.of(torch.arange(part.start, part.stop)), steps[part])
         if lookup
         else round_rows(weights, hessian, steps)
         for part, weights in table.slices()
@@ -136,7 +136,7 @@ def _with_step(table: Rows, hessian: Hessian, step: float) -> CodedMatrix:
     return CodedMatrix(symbols, step, of_rows, of_columns, ROW_GRIDS[0], lookup)
 
 
-def tables_of(matrix: CodedMatrix) -> list[Table]:
+def unmerged_tables(matrix: CodedMatrix) -> list[Table]:
     """As `compress.coding.tables_of`, without joining neighbours: beside so many symbols frequencies are nothing."""
     classes = []
     for exponent in np.unique(matrix.of_columns.numpy()):
@@ -158,7 +158,7 @@ def _columns(matrix: CodedMatrix, exponent: int, *, backwards: bool = False) -> 
         yield matrix.symbols.numpy().T[chosen[start : start + at_once]].astype(np.int32)
 
 
-def stream_of(matrix: CodedMatrix, tables: Sequence[Table]) -> bytes:
+def sliced_stream(matrix: CodedMatrix, tables: Sequence[Table]) -> bytes:
     """As `compress.coding.to_bytes`, with symbols in 32 bits for some columns at a time."""
     parts = (
         (table, symbols) for table in reversed(tables[2:]) for symbols in _columns(matrix, table.last, backwards=True)

@@ -55,13 +55,11 @@ def tune(
     steps: int,
     coach: Coach,
     before: Sequence[Sequence[Tensor]] | None = None,
-    rate: float = 1.0,
 ) -> tuple[UnitWeights, ...]:
     """Trains a model that holds stored values for `steps` steps; the new stored form is put into it and returned.
 
     Through the rounding, where the matrices `before` quantisation are given, unit by unit; else with the integers
-    fixed. `rate` is a factor of the learning rate of the weights behind the integers. No unit takes more bytes than its
-    rate allows.
+    fixed. No unit takes more bytes than its rate allows.
     """
     # a table that is two things at once stays as it is
     shared = tied(model)
@@ -81,7 +79,7 @@ def tune(
                 elif isinstance(module, nn.Linear):
                     scales[module] = nn.Parameter(torch.ones(len(weight(module))))
                     undone.callback(module.register_forward_hook(_scaled(scales[module])).remove)
-        groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE * rate)]
+        groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE)]
         train(model, lessons, groups, steps, coach)
     model.requires_grad_(False)
     with torch.no_grad():

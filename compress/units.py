@@ -42,6 +42,12 @@ def biases(module: nn.Module) -> list[nn.Parameter]:
     return [found for found in (getattr(module, "bias", None),) if isinstance(found, nn.Parameter)]
 
 
+def bias(module: nn.Module) -> Tensor | None:
+    """A module's bias outside of autograd, None where it has none."""
+    found = biases(module)
+    return found[0].data if found else None
+
+
 def matrix(module: nn.Module) -> Tensor:
     """A module's weight as (outputs, inputs); convolution kernels are flattened."""
     return weight(module).reshape(len(weight(module)), -1)

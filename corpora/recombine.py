@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# How many pieces an utterance has, and which share of an utterance a piece is.
+# How many pieces an utterance has, two twice as often as three, and which share of an utterance a piece is.
 _PIECES = (2, 2, 3)
 _LEAST_SHARE, _MOST_SHARE = 0.35, 0.7
 
@@ -21,7 +21,10 @@ _LEAST_SHARE, _MOST_SHARE = 0.35, 0.7
 def recombined(
     utterances: Sequence[NDArray[np.float32] | str], count: int, seed: int
 ) -> list[NDArray[np.float32] | str]:
-    """`count` new utterances, audio from samples and texts from words; the same seed gives the same ones."""
+    """`count` new utterances, audio from samples and texts from words; the same seed gives the same ones.
+
+    Of no utterances none are made. One can be longer than what a model hears at once, which is then its beginning.
+    """
     rng = random.Random(seed)
     return [_one(utterances, rng) for _ in range(count if utterances else 0)]
 

@@ -44,7 +44,7 @@ def translate(
 def _generate(model: PreTrainedModel, processor: Any, rows: Sequence[Row]) -> list[str]:
     """Every row stops where it would stop alone, so its text does not depend on its neighbours."""
     embeds, mask = _left_padded(model, make_batch(rows, pad_token(model)))
-    limits = [min(MAX_NEW_TOKENS, row.speech.audio_tokens + 16 if row.speech else 2 * len(row.prompt)) for row in rows]
+    limits = [most_tokens(row) for row in rows]
     out = model.generate(
         inputs_embeds=embeds, attention_mask=mask, generation_config=_greedy(model, processor, max(limits))
     )
@@ -52,6 +52,11 @@ def _generate(model: PreTrainedModel, processor: Any, rows: Sequence[Row]) -> li
         processor.tokenizer.decode(ids[:limit], skip_special_tokens=True).strip()
         for ids, limit in zip(out, limits, strict=True)
     ]
+
+
+def most_tokens(row: Row) -> int:
+    """How long the translation of a row can become."""
+    return min(MAX_NEW_TOKENS, row.speech.audio_tokens + 16 if row.speech else 2 * len(row.prompt))
 
 
 def _greedy(model: PreTrainedModel, processor: Any, limit: int) -> GenerationConfig:

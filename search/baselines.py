@@ -13,6 +13,7 @@ from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
 
 _GONE = Layer(REMOVED, REMOVED)
+_MOST_BASELINES = 6
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,22 @@ def starts(limits: Limits, coverage: Coverage, heal: Heal) -> list[Start]:
 
 
 def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
-    """One rate for everything, or middle layers removed and the rest at few bits.
+    """One rate for everything, and middle layers removed with the rest at as many bits as then fit.
 
-    Named plans inside the limits: for each rate, the fewest middle layers removed from both towers that fit.
+    Named plans inside the limits, at most a few: the numbers of removed layers are spread over those that fit.
     """
+    found: dict[int, tuple[Rate, Plan]] = {}
     for rate in reversed(uniform_rates(limits.layout.rates)):
         for removed in range(max(tower.layers for tower in limits.layout.towers)):
             plan = without_middle_layers(limits.layout, rate, removed, heal)
             if limits.hold(plan):
-                name = f"{removed} middle layers removed" if removed else "uniform"
-                yield f"{name}, {rate.bits} bits", plan
+                found.setdefault(removed, (rate, plan))
                 break
+    numbers = sorted(found)
+    steps = max(1, min(_MOST_BASELINES, len(numbers)) - 1)
+    for removed in dict.fromkeys(numbers[round(i * (len(numbers) - 1) / steps)] for i in range(steps + 1) if numbers):
+        rate, plan = found[removed]
+        yield f"{f'{removed} middle layers removed' if removed else 'uniform'}, {rate.bits} bits", plan
 
 
 def without_middle_layers(layout: Layout, rate: Rate, removed: int, heal: Heal) -> Plan:

@@ -130,16 +130,16 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
     results: dict[int, dict[str, Any]] = {}
 
+    made = job.settings.recombined if job.settings.finalist_heal_steps else 0
+
     @cache
     def workbench() -> Workbench:
         """The search's, with more to heal on; made when the first finalist asks for it."""
         settings = job.settings
-        if not settings.recombined or not settings.finalist_heal_steps:
+        if not made:
             return job.workbench
-        with job.console.status("recombining utterances, and what the source makes of them"):
-            return with_recombined(
-                job.workbench, job.exam.corpus, settings.languages, settings.recombined, settings.seed
-            )
+        job.console.print("recombining utterances for the finalists, which the source translates")
+        return with_recombined(job.workbench, job.exam.corpus, settings.languages, settings.recombined, settings.seed)
 
     for number, trial in trials.items():
         with _progress(job.console) as progress:
@@ -152,7 +152,7 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
                 source=job.source,
                 limits=job.limits,
                 heal_steps=job.settings.finalist_heal_steps,
-                key=f"{job.signature}|{job.settings.recombined} recombined",
+                key=f"{job.signature}|{made} recombined",
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
             )
     with job.console.status("scoring on the report role"):

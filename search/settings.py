@@ -14,8 +14,9 @@ from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, bin_range, ma
 from space.errors import UserError
 from space.layout import Layout
 
-# 2: the vocabulary is a parameter. 3: coded rates; rank and rate of healing are parameters.
-FORMAT = 3
+# 2: the vocabulary is a parameter. 3: coded rates; rank and rate of healing are parameters. 4: removed sublayers are
+# made up for, and healing weighs states more.
+FORMAT = 4
 
 # Files up to this size are hashed whole, larger ones in slices.
 _WHOLE_HASH_BYTES = 256 * 2**20

@@ -33,8 +33,8 @@ from space.misfit import Misfit, misfit
 from space.plan import NO_HEAL, Plan, plan_from_json
 from space.size import plan_parameters, plan_size
 
-# 1: a ledger of units in their stored form, float32 activations.
-FORMAT = 1
+# 1: a ledger of units in their stored form, float32 activations. 2: removed sublayers are made up for.
+FORMAT = 2
 MEASURED_ON = "calibrate"
 
 

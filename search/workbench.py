@@ -21,7 +21,7 @@ from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_ut
 from models.loading import Source, pad_token
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
-from scoring.translate import translate
+from scoring.translate import most_tokens, translate
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.rates import WHOLE
 
@@ -104,7 +104,8 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> 
 def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:
     """With `count` more utterances to heal on for each of the calibrate role, made of pieces of them.
 
-    Their targets are the source's own translations; those it has none for are left out.
+    Their targets are the source's own translations. An utterance goes where the source has none for a language, or one
+    that does not end.
     """
     source, heard = workbench.source, corpus.examples("calibrate")
     made = recombined([example.utterance for example in heard], count * len(heard), seed)
@@ -115,7 +116,9 @@ def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[st
     labelled = [
         replace(example, references={code: texts[code][i] for code in languages}) for i, example in enumerate(examples)
     ]
-    rows = make_rows(source, [one for one in labelled if all(one.references.values())], languages)
+    rows = make_rows(source, labelled, languages)
+    groups = [rows[start : start + len(languages)] for start in range(0, len(rows), len(languages))]
+    rows = [row for group in groups if all(1 < len(row.target) < most_tokens(row) for row in group) for row in group]
     lessons = [*workbench.bank.curriculum.lessons, *make_lessons(source.model, rows, _BATCH_ROWS)]
     bank = replace(workbench.bank, curriculum=Curriculum(lessons, source.vocabulary))
     return replace(workbench, bank=bank)

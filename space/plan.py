@@ -37,7 +37,7 @@ class Layer:
 class Heal:
     """How a pruned model is healed: `steps` steps with adapters of `rank`, or of all weights where it is 0.
 
-    `rate` is the peak learning rate over what is usual for such steps.
+    `rate` is the peak learning rate before quantisation over what is usual for such steps.
     """
 
     steps: int = 0

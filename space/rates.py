@@ -59,7 +59,6 @@ LADDERS: dict[str, tuple[Rate, ...]] = {"coded": (*CODED_RATES, WHOLE), "packed"
 NO_RATE: Rate = CODED_RATES[0]
 MOST_CODED_BITS = 12.0
 _PACKED_BITS = (2, 3, 4, 5, 6, 8)
-_CODED_BITS = (1.0, 1.4, 2.0, 3.0, 4.0, 6.0)
 _NAME = re.compile(r"16|c(?P<coded>\d{1,2}(\.\d{1,4})?)|(?P<bits>[234568])g(?P<group>32|64|128)")
 
 
@@ -80,8 +79,4 @@ def rate_named(name: str) -> Rate:
 
 def uniform_rates(rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
     """The rates of a ladder that uniform plans are tried at, cheapest first; packed ones of one group."""
-    return tuple(
-        rate
-        for rate in rates
-        if (rate.bits in _CODED_BITS if isinstance(rate, Coded) else rate.bits in _PACKED_BITS and rate.group == 64)
-    )
+    return tuple(rate for rate in rates if isinstance(rate, Coded) or (rate.bits in _PACKED_BITS and rate.group == 64))

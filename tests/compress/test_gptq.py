@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from compress.gptq import Hessian, round_with_feedback
+from compress.importance import Added
 from compress.prune import compensated, kept_columns, removal_order
 from compress.quantize import quantize
 from space.errors import UserError
@@ -66,7 +67,7 @@ def test_the_refit_with_a_bias_and_what_is_gone_is_least_squares_too() -> None:
     output, bias, columns = random_weight(5, 20, 0), random_weight(1, 5, 1)[0], torch.arange(0, 20, 2)
     gone = inputs @ random_weight(20, 5, 2) + torch.randn(600, 5, generator=generator) + 1
     hessian = Hessian(inputs.T @ inputs / 600, inputs.mean(0))
-    found = compensated(output, hessian, columns, bias=bias, gone=(inputs.T @ gone / 600, gone.mean(0)))
+    found = compensated(output, hessian, columns, bias=bias, gone=Added(inputs.T @ gone / 600, gone.mean(0)))
     target = inputs @ output.T + bias + gone
     padded = torch.cat([inputs[:, columns], torch.ones(600, 1)], dim=1)
     best = (padded @ torch.linalg.lstsq(padded, target).solution - target).square().sum()

@@ -305,8 +305,8 @@ def test_slices_of_a_table_are_the_coders_stream() -> None:
     """With one step the stream of `compress.coding` and that of slices say the same."""
     weights = torch.randn(300, 40, generator=torch.Generator().manual_seed(3))
     coded = code_matrix(weights, Hessian(torch.rand(300) + 0.1), 300 * 40 * 2 // 8)
-    found_tables = tables.tables_of(coded)
-    data = tables.stream_of(coded, found_tables)
+    found_tables = tables.unmerged_tables(coded)
+    data = tables.sliced_stream(coded, found_tables)
     found, rest = decode_coded(memoryview(data), 300, 40)
     assert not len(rest)
     assert torch.equal(found, coded.values())
