@@ -71,16 +71,9 @@ class Hessian:
         if self.moments.dim() == 1:
             diagonal: Tensor = (self.moments + damping).rsqrt()
             return diagonal
-        damped = self.moments.double()
-        while True:
-            damped = damped + damping * torch.eye(self.columns, dtype=torch.float64, device=damped.device)
-            lower, failed = torch.linalg.cholesky_ex(damped)
-            if not failed:
-                upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                found: Tensor = upper.float()
-                return found
+        while (found := _inverse_factor(self.moments, damping)) is None:
             damping *= 10
+        return found
 
     def damped(self) -> Tensor:
         """The moments of vectors in double precision, a hundredth of their mean power added (columns, columns)."""
@@ -109,6 +102,20 @@ class Hessian:
         if twins:
             found.append(f"{name}: {twins} of {self.columns} input channels repeat another")
         return found
+
+
+def _inverse_factor(moments: Tensor, damping: float) -> Tensor | None:
+    """The upper Cholesky factor of the damped inverse; None where there is none. Few copies in doubles live at once."""
+    damped = moments.to(torch.float64, copy=True)
+    damped.diagonal().add_(damping)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    del damped
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    return None if failed else upper.float()
 
 
 def round_with_feedback(weight: Tensor, factor: Tensor, rounded: RoundColumn) -> Tensor:

@@ -30,6 +30,18 @@ def listen(layer: Any, states: Tensor | None, batch: Batch) -> Tensor:
     return found
 
 
+def feed_encoder(layer: Any, states: Tensor | None, _: Batch) -> Tensor:
+    """FFN of an encoder layer."""
+    found: Tensor = states + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(states))))
+    return found
+
+
+def feed_decoder(layer: Any, states: Tensor | None, _: Batch) -> Tensor:
+    """FFN of a decoder layer."""
+    found: Tensor = states + layer.mlp(layer.post_attention_layernorm(states))
+    return found
+
+
 def project(model: PreTrainedModel, states: Tensor | None, _: Batch) -> Tensor:
     """Pool, norm and projector behind the encoder."""
     assert states is not None
@@ -60,7 +72,7 @@ class _Attention(nn.Module):
 
 
 def attend(shell: Any, layer: Any, states: Tensor | None, batch: Batch) -> Tensor:
-    """Masks and positions are the decoder's own."""
+    """Attention of a decoder layer; `shell` is a decoder, whose masks and positions it takes."""
     shell.layers = nn.ModuleList([_Attention(layer)])
     found: Tensor = shell(inputs_embeds=states, attention_mask=batch.mask, use_cache=False).last_hidden_state
     return found

@@ -10,7 +10,7 @@ Tables have their own way, since a vocabulary can be larger than any layer: rows
 slices. As in `compress.importance`, an embedding's Hessian is how often calibration looks up each row of the source,
 lm_head's is over the positions that predict a target.
 
-Memory: a sublayer and its copy in float32, a removed one beside them, what encoding one matrix takes, and some five
+Memory: a sublayer and its copy in float32, a removed one beside them, what encoding one matrix takes, and some three
 copies in double precision of the Hessian of the FFN's channels (`Hessian.factor`); of a table the symbols in 16 bits,
 twice. Activations lie in files, three at most, and are read an utterance at a time.
 """
@@ -37,7 +37,7 @@ from compress.coding import TOLERANCE
 from compress.gptq import Hessian
 from compress.importance import Added, Sum, hessians_of, watched
 from compress.ledger import DATA, Ledger, read_states, write_states
-from compress.passes import attend, embed, enter, listen, project
+from compress.passes import attend, embed, enter, feed_decoder, feed_encoder, listen, project
 from compress.prune import blocks_of, kept_columns, kept_of, move, order_of, removed_behind, tower_of
 from compress.tables import TableRows, encode_table, looked_up
 from compress.units import encode, put, to_bytes
@@ -261,11 +261,9 @@ class _Smith:
         layer = stack.layers[present(layers).index(int(index))]
         ways: dict[tuple[str, str], Run] = {
             ("encoder", "attention"): partial(listen, layer),
-            ("encoder", "ffn"): lambda states, _: (
-                states + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(states))))
-            ),
+            ("encoder", "ffn"): partial(feed_encoder, layer),
             ("decoder", "attention"): partial(attend, self.shell, layer),
-            ("decoder", "ffn"): lambda states, _: states + layer.mlp(layer.post_attention_layernorm(states)),
+            ("decoder", "ffn"): partial(feed_decoder, layer),
         }
         return ways[part, kind]
 
