@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make search` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
-BENCHMARKS = miniature bytes allocate coding pruning
+BENCHMARKS = miniature bytes allocate coding pruning depth
 
 .PHONY: venv search test check bench bench-gptqmodel miniature
 
