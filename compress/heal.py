@@ -32,13 +32,20 @@ _JUDGEMENTS = 5
 class HealSettings:
     """Rows a step, the share of the references' loss among the tokens', and the weight of the states' losses.
 
-    `before_share` of the steps come before quantisation, the others through it.
+    `before_share` of the steps come before quantisation, the others through it; all come before where fewer than
+    `fewest_through` would be left, which flip integers and have no time to mend what that breaks.
     """
 
     batch_rows: int = 16
     reference_share: float = 0.3
     state_weight: float = 30.0
     before_share: float = 0.5
+    fewest_through: int = 25
+
+    def before(self, steps: int) -> int:
+        """How many of the steps come before quantisation."""
+        before = round(self.before_share * steps)
+        return before if steps - before >= self.fewest_through else steps
 
 
 @dataclass(frozen=True)

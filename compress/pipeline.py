@@ -55,7 +55,7 @@ def compress(
     with torch.no_grad():
         model, hessians = pruned_model(source, plan, bank.hessians, bank.orders, bank.behind)
     lessons = bank.curriculum.of(plan.vocabulary) if plan.heal.steps else ()
-    steps = round(coach.settings.before_share * plan.heal.steps)
+    steps = coach.settings.before(plan.heal.steps)
     model = heal(model, lessons, replace(plan.heal, steps=steps), coach.stage("before", 0))
     through = plan.heal.steps - steps
     weights = [[matrix(x).clone() for x in place.matrices] for place in places(model, plan)] if through else None

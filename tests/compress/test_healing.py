@@ -23,7 +23,7 @@ from space.plan import Heal, Plan, uniform_plan
 from space.rates import Coded, Packed, Rate
 from space.size import unit_bytes
 
-SETTINGS = HealSettings(reference_share=0.0)
+SETTINGS = HealSettings(reference_share=0.0, fewest_through=0)
 
 
 class StoppedError(Exception):
@@ -98,3 +98,8 @@ def test_tuning_helps_and_takes_no_byte_more(source: Source, bank: Bank, *, rate
             assert torch.equal(weight(module).reshape(len(weight(module)), -1), stored_values(now))
             if not through and isinstance(now, CodedMatrix) and isinstance(was, CodedMatrix):
                 assert torch.equal(was.symbols, now.symbols)
+
+
+@pytest.mark.parametrize(("steps", "before"), [(0, 0), (16, 16), (48, 48), (50, 25), (300, 150)])
+def test_few_steps_all_come_before_quantisation(steps: int, before: int) -> None:
+    assert HealSettings(before_share=0.5, fewest_through=25).before(steps) == before
