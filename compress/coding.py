@@ -105,7 +105,7 @@ class _Target:
     @cached_property
     def relative(self) -> Tensor:
         """The columns' steps over the matrix's."""
-        return torch.exp2(self.of_columns.double() / COLUMN_GRID).float()
+        return relative_steps(self.of_columns)
 
     def with_step(self, step: float) -> CodedMatrix:
         """The matrix at one step, rows rescaled by least squares."""
@@ -120,6 +120,11 @@ def column_exponents(hessian: Hessian) -> Tensor:
     weights = (factor if factor.dim() == 1 else factor.diagonal()).log2().double()
     exponents = (COLUMN_GRID * (weights - weights.mean())).round().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
     return exponents.to(torch.int32)
+
+
+def relative_steps(of_columns: Tensor) -> Tensor:
+    """The columns' steps over the matrix's (columns,), given their exponents."""
+    return torch.exp2(of_columns.double() / COLUMN_GRID).float()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models.inputs import Batch, SpeechBatch, convolved, heard_mask, projected
+from models.inputs import Batch, SpeechBatch, convolved, heard_mask, projected, spoken, with_audio
 
 
 def _speech(batch: Batch) -> SpeechBatch:
@@ -54,8 +54,7 @@ def embed(ids: Tensor, rows: Tensor, audio_token: int, audio: Tensor | None, bat
     if audio is None:
         return embeds
     speech = _speech(batch)
-    pieces = [audio[i, : int(speech.audio_tokens[i])] for i in speech.of_row.tolist()]
-    return embeds.masked_scatter((batch.ids == audio_token)[..., None], torch.cat(pieces))
+    return with_audio(embeds, batch.ids == audio_token, spoken(audio, speech), speech)
 
 
 class _Attention(nn.Module):

@@ -19,6 +19,7 @@ from compress.coding import (
     Table,
     code_matrix,
     column_exponents,
+    relative_steps,
     round_rows,
     stream_bytes,
     table_of,
@@ -28,7 +29,6 @@ from compress.gptq import Hessian
 from compress.quantize import PackedMatrix, quantize
 from compress.units import Matrix, UnitWeights, to_bytes
 from models.layouts import canonical_name
-from models.modeling_tightfit import COLUMN_GRID
 from models.shards import Shards
 from space.rates import Coded
 from space.size import Unit, linear_bytes
@@ -85,7 +85,7 @@ def encode_table(unit: Unit, table: TableRows, hessian: Hessian, tolerance: floa
 
 
 def looked_up(stored: Matrix, ids: Tensor) -> Tensor:
-    """TableRows of an embedding in float32, as they are read back."""
+    """Rows of an embedding in float32, as they are read back."""
     if isinstance(stored, Tensor):
         return stored[ids].float()
     if isinstance(stored, PackedMatrix):
@@ -121,7 +121,7 @@ def _code_slices(table: TableRows, hessian: Hessian, most_bytes: int, tolerance:
 def _with_step(table: TableRows, hessian: Hessian, step: float) -> CodedMatrix:
     """The table at one step; tokens are rows of the table and, where they are looked up, columns of the matrix."""
     lookup, of_columns = hessian.moments.dim() == 1, column_exponents(hessian)
-    steps = step * torch.exp2(of_columns.double() / COLUMN_GRID).float()
+    steps = step * relative_steps(of_columns)
     parts = [
         round_rows(weights.T, hessian.of(torch.arange(part.start, part.stop)), steps[part])
         if lookup
@@ -129,10 +129,12 @@ def _with_step(table: TableRows, hessian: Hessian, step: float) -> CodedMatrix:
         for part, weights in table.slices()
     ]
     symbols = torch.cat([part.symbols for part in parts], dim=1 if lookup else 0)
-    # a row of the table is rescaled for itself; of the matrix of tokens' columns only all rows together
-    along, power = (torch.cat(column) for column in zip(*((part.along, part.power) for part in parts), strict=True))
+    # where tokens are columns each slice has a share of every row
+    along, power = (
+        torch.stack(shares).sum(0) if lookup else torch.cat(shares)
+        for shares in ([part.along for part in parts], [part.power for part in parts])
+    )
     step, of_rows = RoundedRows(symbols, along, power).rescaled(step, uneven=not lookup)
-    of_rows = of_rows[: len(symbols)]
     return CodedMatrix(symbols, step, of_rows, of_columns, ROW_GRIDS[0], lookup)
 
 

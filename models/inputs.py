@@ -185,16 +185,24 @@ def _heard(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     """Projected audio (audio tokens, hidden) of each utterance of a batch."""
     if batch.speech is None:
         return []
-    audio = encode_audio(model, batch.speech.features, batch.speech.frames)
-    return [states[: int(tokens)] for states, tokens in zip(audio, batch.speech.audio_tokens, strict=True)]
+    return spoken(encode_audio(model, batch.speech.features, batch.speech.frames), batch.speech)
 
 
 def _embed(model: PreTrainedModel, batch: Batch, heard: Sequence[Tensor]) -> Tensor:
     embeds: Tensor = model.get_input_embeddings()(batch.ids)
     if batch.speech is None:
         return embeds
-    places = batch.ids == model.config.audio_token_index
-    pieces = [heard[i] for i in batch.speech.of_row.tolist()]
+    return with_audio(embeds, batch.ids == model.config.audio_token_index, heard, batch.speech)
+
+
+def spoken(audio: Tensor, speech: SpeechBatch) -> list[Tensor]:
+    """Of projected audio (utterances, longest, hidden) that of each utterance (audio tokens, hidden), unpadded."""
+    return [states[: int(tokens)] for states, tokens in zip(audio, speech.audio_tokens, strict=True)]
+
+
+def with_audio(embeds: Tensor, places: Tensor, heard: Sequence[Tensor], speech: SpeechBatch) -> Tensor:
+    """Embeddings (rows, length, hidden) with the audio each row heard at its `places` (rows, length)."""
+    pieces = [heard[i] for i in speech.of_row.tolist()]
     return embeds.masked_scatter(places[..., None], torch.cat(pieces).to(embeds.dtype))
 
 

@@ -47,10 +47,12 @@ def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
                 found.setdefault(removed, (rate, plan))
                 break
     numbers = sorted(found)
-    steps = max(1, min(_MOST_BASELINES, len(numbers)) - 1)
-    for removed in dict.fromkeys(numbers[round(i * (len(numbers) - 1) / steps)] for i in range(steps + 1) if numbers):
+    count = min(_MOST_BASELINES, len(numbers))
+    for i in range(count):
+        removed = numbers[round(i * (len(numbers) - 1) / max(1, count - 1))]
         rate, plan = found[removed]
-        yield f"{f'{removed} middle layers removed' if removed else 'uniform'}, {rate.bits} bits", plan
+        name = f"{removed} middle layers removed" if removed else "uniform"
+        yield f"{name}, {rate.bits} bits", plan
 
 
 def without_middle_layers(layout: Layout, rate: Rate, removed: int, heal: Heal) -> Plan:

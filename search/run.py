@@ -129,17 +129,15 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     front, baseline = choose(job.study, job.settings.finalists)
     trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
     results: dict[int, dict[str, Any]] = {}
-
     made = job.settings.recombined if job.settings.finalist_heal_steps else 0
 
     @cache
     def workbench() -> Workbench:
         """The search's, with more to heal on; made when the first finalist asks for it."""
-        settings = job.settings
         if not made:
             return job.workbench
         job.console.print("recombining utterances for the finalists, which the source translates")
-        return with_recombined(job.workbench, job.exam.corpus, settings.languages, settings.recombined, settings.seed)
+        return with_recombined(job.workbench, job.exam.corpus, job.settings.languages, made, job.settings.seed)
 
     for number, trial in trials.items():
         with _progress(job.console) as progress:
