@@ -41,9 +41,9 @@ class _Rounded(nn.Module):
         super().__init__()
         self.steps, self.low, self.high = steps, low, high
 
-    def forward(self, behind: Tensor) -> Tensor:
-        rounded = (behind / self.steps).round().clamp(self.low, self.high) * self.steps
-        return behind + (rounded - behind).detach()
+    def forward(self, latent: Tensor) -> Tensor:
+        rounded = (latent / self.steps).round().clamp(self.low, self.high) * self.steps
+        return latent + (rounded - latent).detach()
 
 
 def tune(
@@ -65,7 +65,7 @@ def tune(
     shared = tied(model)
     with ExitStack() as undone:
         free: list[nn.Parameter] = []
-        behind: list[nn.Parameter] = []
+        latent: list[nn.Parameter] = []
         scales: dict[nn.Module, nn.Parameter] = {}
         for index, (weights, place) in enumerate(zip(stored, places(model, plan), strict=True)):
             for parameter in vectors(place):
@@ -75,11 +75,11 @@ def tune(
                 if isinstance(matrix, Tensor) or (shared and isinstance(module, nn.Embedding)):
                     continue
                 if before is not None:
-                    behind.append(_rounded(module, matrix, before[index][position]))
+                    latent.append(_rounded(module, matrix, before[index][position]))
                 elif isinstance(module, nn.Linear):
                     scales[module] = nn.Parameter(torch.ones(len(weight(module))))
                     undone.callback(module.register_forward_hook(_scaled(scales[module])).remove)
-        groups = [([*free, *scales.values()], _FREE_RATE), (behind, _THROUGH_RATE)]
+        groups = [([*free, *scales.values()], _FREE_RATE), (latent, _THROUGH_RATE)]
         train(model, lessons, groups, steps, coach)
     model.requires_grad_(False)
     with torch.no_grad():
@@ -95,14 +95,14 @@ def _rounded(module: nn.Module, matrix: CodedMatrix | PackedMatrix, before: Tens
     middle = float("inf") if isinstance(matrix, CodedMatrix) else float(1 << (matrix.rate.bits - 1))
     weight(module).requires_grad_(True)
     parametrize.register_parametrization(module, "weight", _Rounded(steps, -middle, middle - 1), unsafe=True)
-    found = _behind(module)
+    found = _latent(module)
     half = _INSIDE * steps.abs() / 2
     found.data += (before.view(shape) - found.data).clamp(-half, half)
     found.requires_grad_(True)
     return found
 
 
-def _behind(module: nn.Module) -> nn.Parameter:
+def _latent(module: nn.Module) -> nn.Parameter:
     found = module.get_parameter("parametrizations.weight.original")
     assert isinstance(found, nn.Parameter)
     return found
@@ -136,9 +136,9 @@ def _stored_again(weights: UnitWeights, place: Place, scales: dict[nn.Module, nn
         if isinstance(matrix, Tensor):
             found.append(matrix)
         elif parametrize.is_parametrized(module, "weight"):
-            behind = _behind(module).data
+            latent = _latent(module).data
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            found.append(_rounded_again(matrix, behind.reshape(len(behind), -1), most_bytes))
+            found.append(_rounded_again(matrix, latent.reshape(len(latent), -1), most_bytes))
         elif module in scales:
             found.append(_rescaled(matrix, scales[module].data, most_bytes))
         else:
@@ -152,9 +152,9 @@ def _rescaled(matrix: CodedMatrix | PackedMatrix, factors: Tensor, most_bytes: i
     return matrix.rescaled(factors, most_bytes) if isinstance(matrix, CodedMatrix) else matrix.rescaled(factors)
 
 
-def _rounded_again(matrix: CodedMatrix | PackedMatrix, behind: Tensor, most_bytes: int) -> Matrix:
+def _rounded_again(matrix: CodedMatrix | PackedMatrix, latent: Tensor, most_bytes: int) -> Matrix:
     """The integers of trained weights (rows, columns); where they are coded, as finely as the bytes allow."""
-    wanted = behind / _steps(matrix)
+    wanted = latent / _steps(matrix)
     if isinstance(matrix, PackedMatrix):
         middle = 1 << (matrix.rate.bits - 1)
         return replace(matrix, codes=(wanted.round().clamp(-middle, middle - 1) + middle).to(torch.uint8))
