@@ -20,10 +20,12 @@ from compress.export import FORMS, export
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, ROLES
 from search.adapting import AdaptationSettings, run_adaptation
+from search.banking import BankSettings, run_bank
 from search.folders import evaluate_folder, measure_size
 from search.outlooks import PlanSettings, plan_ranges
 from search.report import (
     print_adaptation,
+    print_bank,
     print_evaluation,
     print_export,
     print_plans,
@@ -33,7 +35,7 @@ from search.report import (
 )
 from search.run import run_search
 from search.samplers import SAMPLERS
-from search.settings import SearchSettings
+from search.settings import BANK_SIZE, SearchSettings
 from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
@@ -47,6 +49,7 @@ examples:
   python launch.py --max-size 700kB --trials 50    any size instead of a bin
   python launch.py plan --model qwen2-audio-7b --bin all
                                                    what the 7B model can be in each bin; no download
+  python launch.py bank                            make ahead what trials are put together from
   python launch.py adapt --out adapted             train the model on the task before it is compressed
   python launch.py compress --model FOLDER --plan plan.json --out FOLDER
                                                    one plan carried out, whatever the size of the model
@@ -108,6 +111,8 @@ def _search(options: argparse.Namespace) -> Shown:
         pins=tuple(options.pin),
         units=UNITS[options.units],
         rates=options.rates,
+        bank=Path(options.bank),
+        bank_size=options.bank_size,
     )
     return run_search(settings, Console(stderr=options.json)), print_summary
 
@@ -172,6 +177,18 @@ def _compress(options: argparse.Namespace) -> Shown:
     return run_streaming(settings, Console(stderr=options.json)), print_streaming
 
 
+def _bank(options: argparse.Namespace) -> Shown:
+    settings = BankSettings(
+        model=options.model,
+        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        directions=_directions(options),
+        rates=options.rates,
+        bank=Path(options.bank),
+        bank_size=options.bank_size,
+    )
+    return run_bank(settings, Console(stderr=options.json)), print_bank
+
+
 def _export(options: argparse.Namespace) -> Shown:
     return asdict(export(_folder(options), options.to, Path(options.out))), print_export
 
@@ -197,6 +214,7 @@ def _directions(options: argparse.Namespace) -> tuple[str, ...]:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
     "search": _search,
+    "bank": _bank,
     "plan": _plan,
     "adapt": _adapt,
     "compress": _compress,
@@ -216,13 +234,15 @@ class _Shared:
     common: argparse.ArgumentParser
     data: argparse.ArgumentParser
     counted: argparse.ArgumentParser
+    rated: argparse.ArgumentParser
     pinned: argparse.ArgumentParser
+    banked: argparse.ArgumentParser
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launch.py", description=__doc__, epilog=_EXAMPLES, formatter_class=_STYLE)
     commands, shared = parser.add_subparsers(dest="command", required=True), _shared()
-    for add in (_add_search, _add_plan, _add_adapt, _add_compress, _add_evaluate, _add_folder_commands):
+    for add in (_add_search, _add_bank, _add_plan, _add_adapt, _add_compress, _add_evaluate, _add_folder_commands):
         add(commands, shared)
     return parser
 
@@ -238,22 +258,35 @@ def _shared() -> _Shared:
     counted.add_argument(
         "--units", default="decimal", choices=tuple(UNITS), help="a kB is 1000 or 1024 bytes (%(default)s)"
     )
-    pinned = argparse.ArgumentParser(add_help=False, parents=[counted])
-    pinned.add_argument("--pin", action="append", default=[], metavar="PIN", help=f"may be repeated: {PIN_HELP}")
-
-    pinned.add_argument(
+    rated = argparse.ArgumentParser(add_help=False)
+    rated.add_argument(
         "--rates",
         default="coded",
         choices=tuple(LADDERS),
         help="entropy-coded, or packed as other runtimes read it (%(default)s)",
     )
-    return _Shared(common, data, counted, pinned)
+    pinned = argparse.ArgumentParser(add_help=False, parents=[counted, rated])
+    pinned.add_argument("--pin", action="append", default=[], metavar="PIN", help=f"may be repeated: {PIN_HELP}")
+    banked = argparse.ArgumentParser(add_help=False)
+    banked.add_argument(
+        "--bank",
+        default="studies/bank",
+        metavar="DIR",
+        help="where studies share what trials are put together from (%(default)s)",
+    )
+    banked.add_argument(
+        "--bank-size",
+        default=BANK_SIZE,
+        metavar="SIZE",
+        help="the most it takes for a model and data; what was not asked for the longest time goes (%(default)s)",
+    )
+    return _Shared(common, data, counted, rated, pinned, banked)
 
 
 def _add_search(commands: Any, shared: _Shared) -> None:
     search = commands.add_parser(
         "search",
-        parents=[shared.common, shared.data, shared.pinned],
+        parents=[shared.common, shared.data, shared.pinned, shared.banked],
         help="find the best model that fits (default command)",
         description="Search for the best model that fits a bin or a size, and store it.",
         epilog=_EXAMPLES,
@@ -286,6 +319,20 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         choices=("auto", "cpu"),
         help="where to compute; GPUs are not used yet (%(default)s)",
     )
+
+
+def _add_bank(commands: Any, shared: _Shared) -> None:
+    bank = commands.add_parser(
+        "bank",
+        parents=[shared.common, shared.data, shared.rated, shared.banked],
+        help="make ahead what trials are put together from",
+        description="Prune, compensate and quantise every sublayer and table at every option, so that trials need not. "
+        "What is there stays; after an interruption the same command goes on. Searches do without: they make what they "
+        "ask for.",
+        epilog=_EXAMPLES,
+        formatter_class=_STYLE,
+    )
+    bank.add_argument("--model", help="folder or hub id, as in search; default: the bundled model")
 
 
 def _add_plan(commands: Any, shared: _Shared) -> None:

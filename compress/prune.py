@@ -193,17 +193,24 @@ def move(
     """
     if len(columns) == hessians[-1].columns and gone is None:
         return hessians
-    rows, last = columns, whole.matrices[-1]
-    if whole.name.endswith(".attention"):
-        heads = columns.view(-1, blocks_of(whole.name, tower))[:, :1] // blocks_of(whole.name, tower)
-        rows = (heads * tower.head_dim + torch.arange(tower.head_dim)).reshape(-1)
-    for position, (old, new) in enumerate(zip(whole.matrices[:-1], carved.matrices[:-1], strict=True)):
-        stays = columns if whole.name.endswith(".attention") and position == 0 else rows
-        weight(new).copy_(weight(old)[stays])
+    for old, new, rows in zip(whole.matrices[:-1], carved.matrices[:-1], rows_of(whole, tower, columns), strict=True):
+        weight(new).copy_(weight(old)[rows])
         for old_bias, new_bias in zip(biases(old), biases(new), strict=True):
-            new_bias.data.copy_(old_bias.data[stays])
+            new_bias.data.copy_(old_bias.data[rows])
+    last = whole.matrices[-1]
     refit = compensated(weight(last), hessians[-1], columns, bias=bias(last), gone=gone)
     weight(carved.matrices[-1]).copy_(refit.matrix)
     if refit.bias is not None:
         biases(carved.matrices[-1])[0].data.copy_(refit.bias)
     return (*hessians[:-1], hessians[-1].of(columns))
+
+
+def rows_of(whole: Place, tower: Tower, columns: Tensor) -> list[Tensor]:
+    """Which rows stay of each matrix of a sublayer but the last: those that feed the `columns` of the last one."""
+    if not whole.name.endswith(".attention"):
+        return [columns] * (len(whole.matrices) - 1)
+    block = blocks_of(whole.name, tower)
+    heads = columns.view(-1, block)[:, :1] // block
+    shared = (heads * tower.head_dim + torch.arange(tower.head_dim)).reshape(-1)
+    # queries have heads of their own, keys and values share theirs
+    return [columns, *[shared] * (len(whole.matrices) - 2)]

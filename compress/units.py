@@ -64,13 +64,14 @@ def encode(unit: Unit, place: Place, hessians: Sequence[Hessian], tolerance: flo
     A coded matrix takes what its rate allows, or up to a share `tolerance` less.
     """
     stored = [
-        _encode_matrix(matrix(module), unit, index, hessian, tolerance)
+        encode_matrix(matrix(module), unit, index, hessian, tolerance)
         for index, (module, hessian) in enumerate(zip(place.matrices, hessians, strict=True))
     ]
     return UnitWeights(unit, tuple(stored), tuple(x.detach().bfloat16() for x in vectors(place)))
 
 
-def _encode_matrix(values: Tensor, unit: Unit, index: int, hessian: Hessian, tolerance: float) -> Matrix:
+def encode_matrix(values: Tensor, unit: Unit, index: int, hessian: Hessian, tolerance: float) -> Matrix:
+    """Matrix `index` of a unit (rows, columns) in its stored form."""
     if isinstance(unit.rate, Coded):
         return code_matrix(values, hessian, sum(linear_bytes(unit.linears[index], unit.rate)), tolerance)
     return values.bfloat16() if unit.rate.bits == 16 else quantize(values, unit.rate, hessian)

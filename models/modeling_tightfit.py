@@ -102,19 +102,24 @@ def carve(model: Any, plan: Mapping[str, Any]) -> None:
     """Gives a source-shaped model the shapes of a plan in place; weights of what is narrowed are left undefined."""
     for name, tower in stacks(model):
         for layer, (heads, _, channels, _) in zip(tower.layers, plan[name], strict=True):
-            for kept, (owner, inputs, output, norm) in zip((heads, channels), parts(layer), strict=True):
-                if kept:
-                    _narrow(owner, inputs, output, kept)
-                else:
-                    setattr(layer, norm, nn.Identity())
-                    for gone in inputs:
-                        setattr(owner, gone, nn.Identity())
-                    setattr(owner, output, Gone())
-            if not heads:
-                layer.self_attn = GoneAttention()
+            carve_layer(layer, heads, channels)
         tower.layers = nn.ModuleList(tower.layers[i] for i in present(plan[name]))
-    _renumber(decoder(model))
-    _trim(model, plan["vocabulary"])
+    renumber(decoder(model))
+    trim(model, plan["vocabulary"])
+
+
+def carve_layer(layer: Any, heads: int, channels: int) -> None:
+    """Leaves `heads` key/value heads and `channels` channels of a source-shaped layer, 0 of a sublayer that goes."""
+    for kept, (owner, inputs, output, norm) in zip((heads, channels), parts(layer), strict=True):
+        if kept:
+            _narrow(owner, inputs, output, kept)
+        else:
+            setattr(layer, norm, nn.Identity())
+            for gone in inputs:
+                setattr(owner, gone, nn.Identity())
+            setattr(owner, output, Gone())
+    if not heads:
+        layer.self_attn = GoneAttention()
 
 
 def _narrow(owner: Any, inputs: tuple[str, ...], output: str, kept: int) -> None:
@@ -138,7 +143,7 @@ def _resized(linear: nn.Linear, rows: int, columns: int) -> nn.Linear:
     return made.to_empty(device=like.device).requires_grad_(like.requires_grad)
 
 
-def _renumber(text: Any) -> None:
+def renumber(text: Any) -> None:
     """Cache slots must be filled from 0 without gaps: generation asks slot 0 how long the text is."""
     attentions = [x.self_attn for x in text.layers if not isinstance(x.self_attn, GoneAttention)]
     for slot, attention in enumerate(attentions):
@@ -148,7 +153,7 @@ def _renumber(text: Any) -> None:
         text.config.layer_types = ["full_attention"] * len(text.layers)
 
 
-def _trim(model: Any, vocabulary: int) -> None:
+def trim(model: Any, vocabulary: int) -> None:
     """Gives embedding and lm_head a row for each token that stays."""
     text = decoder(model)
     old = text.embed_tokens
@@ -188,10 +193,11 @@ def places(model: Any, plan: Mapping[str, Any]) -> Iterator[tuple[str, str, tupl
 
 def vectors(matrices: tuple[Any, ...], norms: tuple[Any, ...]) -> list[nn.Parameter]:
     """What of a unit stays in 16 bits: biases of its matrices, then weights and biases of its norms."""
-    return [getattr(owner, name) for owner, name in _vector_names(matrices, norms)]
+    return [getattr(owner, name) for owner, name in vector_owners(matrices, norms)]
 
 
-def _vector_names(matrices: tuple[Any, ...], norms: tuple[Any, ...]) -> Iterator[tuple[Any, str]]:
+def vector_owners(matrices: tuple[Any, ...], norms: tuple[Any, ...]) -> Iterator[tuple[Any, str]]:
+    """The module and the name of each of a unit's `vectors`."""
     for module in matrices:
         if getattr(module, "bias", None) is not None:
             yield module, "bias"
@@ -206,7 +212,7 @@ def read_unit(data: memoryview, rate: str, matrices: tuple[Any, ...], norms: tup
         shape = module.weight.shape
         values, data = decode_matrix(data, rate, shape[0], shape[1:].numel())
         _set(module, "weight", values.view(shape))
-    for owner, name in _vector_names(matrices, norms):
+    for owner, name in vector_owners(matrices, norms):
         values, data = _bf16(data, getattr(owner, name).numel())
         _set(owner, name, values)
     if len(data):

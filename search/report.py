@@ -183,6 +183,16 @@ def print_export(export: dict[str, Any], console: Console) -> None:
     )
 
 
+def print_bank(bank: dict[str, Any], console: Console) -> None:
+    """How many pieces were made, and what the bank of this source and data takes."""
+    console.print(
+        f"{escape(bank['folder'])}: {bank['options']:,} options, {bank['made']:,} pieces made in "
+        f"{bank['seconds']:.0f} s; {bank['bytes']:,} of at most {bank['most_bytes']:,} bytes",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
 def print_adaptation(adaptation: dict[str, Any], console: Console) -> None:
     """The loss on the select role before and after, and what to do with the folder."""
     loss, rank = adaptation["select_loss"], f" of rank {adaptation['rank']}" if adaptation["rank"] else ""

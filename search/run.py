@@ -21,6 +21,7 @@ from corpora.roles import open_corpus
 from models.loading import Source, load_source
 from models.reference import resolve_model
 from models.vocabulary import with_vocabulary
+from search.banking import open_shelf
 from search.baselines import starts
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
@@ -71,7 +72,8 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     source = counted(source, corpus, settings.languages)
     limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(settings.pins, source.layout))
     limits.check()
-    shared = comparability(settings, size_range, model=model_fingerprint(folder), data=corpus.fingerprint())
+    model, data = model_fingerprint(folder), corpus.fingerprint()
+    shared = comparability(settings, size_range, model=model, data=data)
     with driver_lock(settings.folder, settings.storage):
         study = open_study(settings, shared, RepairingSampler(make_inner, limits, seed=settings.seed))
         console.print(
@@ -80,8 +82,9 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
             f"{format_bytes(source.layout.source_bytes, size_range.units)}"
             f" (bins scale with the source), study {settings.folder}"
         )
+        shelf = open_shelf(settings.bank, settings.bank_size, model=model, data=data, languages=settings.languages)
         with console.status("measuring the source: moments and teacher"):
-            workbench = make_workbench(source, corpus, settings.languages)
+            workbench = make_workbench(source, corpus, settings.languages, shelf)
         _tell_findings(workbench.findings, console)
         signature = (
             f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS
-from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, bin_range, max_size_range
+from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, bin_range, bytes_of, max_size_range
 from space.errors import UserError
 from space.layout import Layout
 
@@ -18,6 +18,7 @@ from space.layout import Layout
 # made up for, and healing weighs states more.
 FORMAT = 4
 
+BANK_SIZE = "20GB"
 # Files up to this size are hashed whole, larger ones in slices.
 _WHOLE_HASH_BYTES = 256 * 2**20
 _SLICES = 256
@@ -30,7 +31,8 @@ class SearchSettings:
 
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed;
     a trial heals for its plan's own steps. `recombined` utterances are made of pieces of others for each of the
-    calibrate role, for finalists to heal on.
+    calibrate role, for finalists to heal on. `bank` is where studies share what trials are put together from, up to
+    `bank_size`.
     """
 
     study: str
@@ -51,6 +53,8 @@ class SearchSettings:
     units: Units = DECIMAL
     rates: str = "coded"
     root: Path = Path("studies")
+    bank: Path = Path("studies/bank")
+    bank_size: str = BANK_SIZE
 
     @property
     def folder(self) -> Path:
@@ -84,6 +88,7 @@ class SearchSettings:
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
             raise UserError(f"--recombined {self.recombined}: from 0 to {_MOST_RECOMBINED} for each utterance there is")
         check_directions(self.directions)
+        bytes_of(self.bank_size, "--bank-size")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**32 - 1}")
         if not self.study or Path(self.study).name != self.study or self.study.startswith("."):

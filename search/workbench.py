@@ -10,10 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from compress.assembly import Assembler
 from compress.heal import make_lessons
 from compress.importance import measure
 from compress.pipeline import Bank, compress
 from compress.prune import removal_orders
+from compress.shelf import Shelf
 from compress.vocabulary import Curriculum
 from corpora.recombine import recombined
 from corpora.roles import Corpus, Example
@@ -22,7 +24,7 @@ from models.loading import Source, pad_token
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
 from scoring.translate import most_tokens, translate
-from space.plan import NO_HEAL, Plan, uniform_plan
+from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 
 _BATCH_ROWS = 48
@@ -50,6 +52,7 @@ class Workbench:
 
     source: Source
     bank: Bank
+    assembler: Assembler
     proxy: Curriculum = field(repr=False)
     select: Curriculum = field(repr=False)
     rows_an_utterance: int = 2
@@ -72,8 +75,7 @@ class Workbench:
         def done(pruned: bool) -> Evaluation:
             return Evaluation(tuple(scores), time.monotonic() - started, pruned)
 
-        plain = replace(plan, heal=NO_HEAL)
-        model = compress(self.source, plain, self.bank, seed=seed, tolerance=_TRIAL_TOLERANCE).model
+        model = self.assembler.assembled(plan).model
         for rung, utterances in enumerate(RUNG_UTTERANCES):
             scores.append(self.divergence(model, plan.vocabulary, utterances))
             if not promote(rung, scores[-1]):
@@ -86,8 +88,11 @@ class Workbench:
         return done(pruned=False)
 
 
-def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> Workbench:
-    """Measures the bank on the calibrate role and the teacher on the proxy role."""
+def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str], shelf: Shelf | None = None) -> Workbench:
+    """Measures the bank on the calibrate role and the teacher on the proxy role.
+
+    What trials are put together from is kept on the `shelf`; its folder must be of this source, corpus and languages.
+    """
     calibrate = make_rows(source, by_turns(corpus.examples("calibrate")), languages)
     proxy = make_rows(source, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
     # One utterance a batch: hardly anything is padded, so hardly any padding is measured.
@@ -98,7 +103,8 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str]) -> 
     scored = Curriculum(make_lessons(source.model, proxy, _BATCH_ROWS), source.vocabulary)
     unseen = make_rows(source, by_turns(corpus.examples("select"))[: max(RUNG_UTTERANCES)], languages)
     select = Curriculum(make_lessons(source.model, unseen, _BATCH_ROWS), source.vocabulary)
-    return Workbench(source, bank, scored, select, len(languages), measured.findings)
+    assembler = Assembler(source, bank, shelf or Shelf(), _TRIAL_TOLERANCE)
+    return Workbench(source, bank, assembler, scored, select, len(languages), measured.findings)
 
 
 def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:

@@ -75,14 +75,19 @@ def max_size_range(text: str, units: Units = DECIMAL) -> SizeRange:
 
     Raises UserError for anything else.
     """
+    return SizeRange(f"under {text.strip()}", 0, bytes_of(text, "--max-size", units), units)
+
+
+def bytes_of(text: str, option: str, units: Units = DECIMAL) -> int:
+    """The bytes of a size such as ``900kB``, at least 1. Raises UserError for anything else given to `option`."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].lower() not in _POWERS:
-        raise UserError(f"--max-size {text!r}: not a size; write for instance 900kB, 1.5GB or 300MiB")
+        raise UserError(f"{option} {text!r}: not a size; write for instance 900kB, 1.5GB or 300MiB")
     suffix = match[2].lower()
-    bound = int(float(match[1]) * (BINARY if "i" in suffix else units).kilo ** _POWERS[suffix])
-    if bound < 1:
-        raise UserError(f"--max-size {text!r}: nothing is that small; write for instance 900kB")
-    return SizeRange(f"under {text.strip()}", 0, bound, units)
+    found = int(float(match[1]) * (BINARY if "i" in suffix else units).kilo ** _POWERS[suffix])
+    if found < 1:
+        raise UserError(f"{option} {text!r}: nothing is that small; write for instance 900kB")
+    return found
 
 
 def bin_of(size_bytes: int, source_bytes: int, units: Units = DECIMAL) -> int | None:

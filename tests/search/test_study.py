@@ -226,6 +226,8 @@ def _finished_trials(study: Path) -> int:
         (["--bin", "3", "--seed", "-1"], "--seed -1"),
         (["--bin", "3", "--finalists", "0"], "--finalists 0"),
         (["--bin", "3", "--recombined", "-1"], "--recombined -1"),
+        (["--bin", "3", "--bank-size", "much"], "--bank-size 'much'"),
+        (["bank", "--bank-size", "0"], "nothing is that small"),
         (["--bin", "9", "--model", "no-such/model"], "no such bin"),
         (["--bin", "3", "--model", "/no/such/model"], "no such folder"),
         (["--bin", "3", "--langs", "en-fr"], "--langs en-fr"),

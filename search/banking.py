@@ -1,0 +1,113 @@
+"""The bank: what trials are put together from, made once for a source and data and shared by studies and workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from compress.shelf import Shelf
+from corpora.roles import BUNDLED as BUNDLED_CORPUS
+from corpora.roles import DIRECTIONS, open_corpus
+from models.loading import load_source
+from models.reference import resolve_model
+from search.finalists import write_whole
+from search.settings import BANK_SIZE, check_directions, model_fingerprint
+from search.workbench import counted, make_workbench
+from space.bins import bytes_of
+from space.choices import VOCABULARY, choices, plan_of
+from space.errors import UserError
+from space.plan import Sublayer
+from space.rates import LADDERS
+
+# Changes whenever a piece of the same name would be another.
+_FORMAT = 1
+_ABOUT = "about.json"
+
+
+@dataclass(frozen=True)
+class BankSettings:
+    """The options of ``launch.py bank``; `model` is a folder, a hub id, or None for the bundled one."""
+
+    model: str | None = None
+    data: Path = BUNDLED_CORPUS
+    directions: tuple[str, ...] = tuple(DIRECTIONS)
+    rates: str = "coded"
+    bank: Path = Path("studies/bank")
+    bank_size: str = BANK_SIZE
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(DIRECTIONS[direction] for direction in self.directions)
+
+
+def open_shelf(bank: Path, size: str, *, model: str, data: str, languages: Sequence[str]) -> Shelf:
+    """The shelf of a source and data, by their fingerprints, in a bank's folder. Raises UserError for no size."""
+    most_bytes = bytes_of(size, "--bank-size")
+    about = {"format": _FORMAT, "model": model, "data": data, "languages": list(languages)}
+    text = json.dumps(about, indent=1)
+    folder = bank / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if bank.exists() and not bank.is_dir():
+        raise UserError(f"--bank {bank}: is a file; give a folder")
+    if not (folder / _ABOUT).exists():
+        write_whole(folder / _ABOUT, text)
+    return Shelf(folder, most_bytes)
+
+
+def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
+    """Makes a piece for each option of each sublayer and table; what is there stays. Returns what was done.
+
+    Sublayers with others removed behind them are left to the trials that remove them. Raises UserError for mistakes.
+    """
+    started = time.monotonic()
+    check_directions(settings.directions)
+    bytes_of(settings.bank_size, "--bank-size")
+    folder = resolve_model(settings.model)
+    source = load_source(folder)
+    source = replace(source, layout=replace(source.layout, rates=LADDERS[settings.rates]))
+    corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
+    source = counted(source, corpus, settings.languages)
+    shelf = open_shelf(
+        settings.bank,
+        settings.bank_size,
+        model=model_fingerprint(folder),
+        data=corpus.fingerprint(),
+        languages=settings.languages,
+    )
+    with console.status("measuring the source"):
+        assembler = make_workbench(source, corpus, settings.languages, shelf).assembler
+    options = choices(source.layout)
+    whole = {name: found[-1] for name, found in options.items()}
+    asked = [
+        (name, {**whole, name: option, VOCABULARY: tokens})
+        for name, found in options.items()
+        if name != VOCABULARY
+        for option in found
+        if not isinstance(option, Sublayer) or option.kept
+        for tokens in (options[VOCABULARY] if name in ("embedding", "lm_head") else (whole[VOCABULARY],))
+    ]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
+    with progress:
+        task = progress.add_task("bank", total=len(asked))
+        for name, chosen in asked:
+            assembler.prepare(plan_of(source.layout, chosen), name)
+            progress.update(task, advance=1, description=name)
+    assert shelf.folder is not None
+    return {
+        "folder": str(shelf.folder),
+        "options": len(asked),
+        "made": shelf.made,
+        "bytes": shelf.size_bytes(),
+        "most_bytes": shelf.most_bytes,
+        "seconds": round(time.monotonic() - started, 1),
+    }
