@@ -35,7 +35,7 @@ from search.report import (
 )
 from search.run import run_search
 from search.samplers import SAMPLERS
-from search.settings import BANK_SIZE, SearchSettings
+from search.settings import BANK_SIZE, HEAL_ROWS, RECOMBINED, SearchSettings
 from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
@@ -107,6 +107,7 @@ def _search(options: argparse.Namespace) -> Shown:
         device=options.device,
         finalists=options.finalists,
         finalist_heal_steps=options.heal_steps,
+        heal_rows=options.heal_rows,
         recombined=options.recombined,
         pins=tuple(options.pin),
         units=UNITS[options.units],
@@ -306,9 +307,15 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     search.add_argument("--finalists", type=int, default=3, help="Pareto-optimal trials evaluated fully (%(default)s)")
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument(
+        "--heal-rows",
+        type=int,
+        default=HEAL_ROWS,
+        help="rows, an utterance in a direction, a step of a finalist's healing; fewer take less memory (%(default)s)",
+    )
+    search.add_argument(
         "--recombined",
         type=int,
-        default=2,
+        default=RECOMBINED,
         help="for each calibration utterance, how many more a finalist heals on: made of pieces of others, translated "
         "by the uncompressed model (%(default)s; 0 for none)",
     )

@@ -1,8 +1,9 @@
-"""What healing brings back: ``python -m benchmarks.healing``, half an hour on two cores
+"""What healing brings back: ``python -m benchmarks.healing``, an hour on two cores
 
-One plan in each of bins 2, 3 and 4: middle layers removed, the rest at one coded rate that fills the bin. BLEU on the
-report role: unhealed, after healing before quantisation by LoRA and on all weights, and after tuning behind it: of
-norms, biases and row scales, or of all weights through the rounding.
+One plan in each of bins 2, 3 and 4: middle layers removed, in bin 4 the decoder narrowed too, the rest at one coded
+rate that fills the bin. They heal as finalists do. BLEU on the report role: unhealed, after healing before quantisation
+by LoRA and on all weights, and after tuning behind it: of norms, biases and row scales, or of all weights through the
+rounding.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import copy
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -29,16 +30,43 @@ from models.anatomy import places
 from models.loading import Source
 from search.baselines import without_middle_layers
 from search.finalists import Exam
+from search.settings import HEAL_ROWS, RECOMBINED
 from search.workbench import Workbench, with_recombined
 from space.bins import bin_range
 from space.fill import filled
+from space.layout import Layout
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan
 from space.rates import CODED_RATES
 
-# Middle layers removed from each tower in each bin.
-REMOVED = {2: 2, 3: 3, 4: 4}
 LORA_RANK = 32
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Middle layers removed from each tower, and the share of the decoder's FFN channels that stays."""
+
+    encoder: int
+    decoder: int
+    channels: float = 1.0
+
+    def __str__(self) -> str:
+        text = f"{self.encoder} and {self.decoder} layers of encoder and decoder removed"
+        return text if self.channels == 1 else f"{text}, {self.channels:.0%} of the decoder's channels"
+
+    def of(self, layout: Layout) -> Plan:
+        """Cut like this, everything at the lowest rate."""
+        encoder, decoder = (
+            without_middle_layers(layout, CODED_RATES[0], count, NO_HEAL) for count in (self.encoder, self.decoder)
+        )
+        layers = [
+            replace(layer, ffn=replace(layer.ffn, kept=round(self.channels * layer.ffn.kept)))
+            for layer in decoder.decoder
+        ]
+        return replace(decoder, encoder=encoder.encoder, decoder=tuple(layers))
+
+
+CUTS = {2: Cut(2, 2), 3: Cut(3, 3), 4: Cut(5, 4, 0.6)}
 
 
 @dataclass(frozen=True)
@@ -70,7 +98,9 @@ class Course:
 
     def _healed(self, name: str, before: Heal, *, after: int, through: bool) -> Iterator[Stage]:
         started, bank, plan = time.monotonic(), self.workbench.bank, self.plan
-        coach = Coach(0, HealSettings(), judge=lambda model: self.workbench.unseen_divergence(model, plan.vocabulary))
+        coach = Coach(
+            0, HealSettings(batch_rows=HEAL_ROWS), judge=lambda x: self.workbench.unseen_divergence(x, plan.vocabulary)
+        )
         lessons = bank.curriculum.of(plan.vocabulary)
         with torch.no_grad():
             model, hessians = pruned_model(self.source, plan, bank.hessians, bank.orders, bank.behind)
@@ -95,7 +125,7 @@ def main() -> None:
     parser.add_argument("--bins", default="2,3,4", help="results are published for all three only")
     options = parser.parse_args()
     source, corpus, workbench = bundled()
-    workbench = with_recombined(workbench, corpus, LANGUAGES, 2, seed=0)
+    workbench = with_recombined(workbench, corpus, LANGUAGES, RECOMBINED, seed=0)
     exam = Exam(corpus, DIRECTIONS, corpus.fingerprint())
 
     def bleu(model: Any) -> dict[str, float]:
@@ -106,7 +136,7 @@ def main() -> None:
     targets = []
     for number in map(int, options.bins.split(",")):
         limits = Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes)
-        plan = filled(without_middle_layers(source.layout, CODED_RATES[0], REMOVED[number], NO_HEAL), limits)
+        plan = filled(CUTS[number].of(source.layout), limits)
         first: dict[str, float] = {}
         back = 0.0
         for stage in Course(source, workbench, plan).stages(options.steps):
@@ -116,7 +146,7 @@ def main() -> None:
             rows.append(
                 {
                     "bin": number,
-                    "plan": f"{REMOVED[number]} layers of each tower removed, {plan.embedding}",
+                    "plan": f"{CUTS[number]}, {plan.embedding}",
                     "healing": stage.name,
                     "steps": stage.steps,
                     **{f"{direction} BLEU": round(score, 1) for direction, score in found.items()},

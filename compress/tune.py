@@ -28,8 +28,9 @@ from space.size import linear_bytes
 
 # Peak learning rates of biases, norms and row scales, and of the weights behind the integers.
 _FREE_RATE, _THROUGH_RATE = 1e-3, 5e-4
-# Weights behind integers begin within this share of the way to where they would be rounded to others.
-_INSIDE = 0.8
+# Weights behind integers begin within this share of the way to where they would be rounded to others; at two packed
+# bits what is nearer to the edge does harm first.
+_INSIDE = {CodedMatrix: 0.95, PackedMatrix: 0.8}
 # Rounding is moved away from zero or towards it by up to this share of a step, to keep to a matrix's bytes.
 _MOST_SHIFT, _SHIFTS = 0.3, 12
 
@@ -96,7 +97,7 @@ def _rounded(module: nn.Module, matrix: CodedMatrix | PackedMatrix, before: Tens
     weight(module).requires_grad_(True)
     parametrize.register_parametrization(module, "weight", _Rounded(steps, -middle, middle - 1), unsafe=True)
     found = _latent(module)
-    half = _INSIDE * steps.abs() / 2
+    half = _INSIDE[type(matrix)] * steps.abs() / 2
     found.data += (before.view(shape) - found.data).clamp(-half, half)
     found.requires_grad_(True)
     return found

@@ -76,6 +76,7 @@ def examine(
     source: Source,
     limits: Limits,
     heal_steps: int,
+    healing: HealSettings,
     key: str,
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def examine(
     result_path = folder / RESULT
     plan = decode(trial.params, source.layout)
     plan = filled(replace(plan, heal=replace(plan.heal, steps=heal_steps)), limits)
-    key = f"{key}|{trial.user_attrs['seed']}|{plan.to_json()}"
+    key = f"{key}|{healing}|{trial.user_attrs['seed']}|{plan.to_json()}"
     known = read_keyed(result_path, key)
     if known is not None:
         return known
@@ -97,7 +98,7 @@ def examine(
     result_path.unlink(missing_ok=True)
     predicted = limits.bytes_of(plan)
     file = TrainingFile(folder / "healing", key)
-    done = heal_in_full(workbench(), plan, Coach(trial.user_attrs["seed"], HealSettings(), progress, file=file))
+    done = heal_in_full(workbench(), plan, Coach(trial.user_attrs["seed"], healing, progress, file=file))
     on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
     least = _LEAST_OF_PREDICTED * predicted if _coded(source, plan) else predicted
     assert least <= on_disk <= predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"

@@ -153,6 +153,7 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
                 source=job.source,
                 limits=job.limits,
                 heal_steps=job.settings.finalist_heal_steps,
+                healing=HealSettings(batch_rows=job.settings.heal_rows),
                 key=f"{job.signature}|{made} recombined",
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
             )

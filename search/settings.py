@@ -19,6 +19,8 @@ from space.layout import Layout
 FORMAT = 4
 
 BANK_SIZE = "20GB"
+# What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.
+HEAL_ROWS, RECOMBINED = 32, 4
 # Files up to this size are hashed whole, larger ones in slices.
 _WHOLE_HASH_BYTES = 256 * 2**20
 _SLICES = 256
@@ -29,10 +31,10 @@ _MOST_RECOMBINED = 100
 class SearchSettings:
     """The options of ``launch.py search``. Exactly one of `bin` and `max_size` is given.
 
-    `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed;
-    a trial heals for its plan's own steps. `recombined` utterances are made of pieces of others for each of the
-    calibrate role, for finalists to heal on. `bank` is where studies share what trials are put together from, up to
-    `bank_size`.
+    `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
+    on `heal_rows` rows a step; a trial heals for its plan's own steps. `recombined` utterances are made of pieces of
+    others for each of the calibrate role, for finalists to heal on. `bank` is where studies share what trials are put
+    together from, up to `bank_size`.
     """
 
     study: str
@@ -48,7 +50,8 @@ class SearchSettings:
     device: str = "auto"
     finalists: int = 3
     finalist_heal_steps: int = 200
-    recombined: int = 2
+    heal_rows: int = HEAL_ROWS
+    recombined: int = RECOMBINED
     pins: tuple[str, ...] = ()
     units: Units = DECIMAL
     rates: str = "coded"
@@ -85,6 +88,8 @@ class SearchSettings:
                 f"--finalists {self.finalists}, --heal-steps {self.finalist_heal_steps}: "
                 "at least 1 finalist and not fewer than 0 steps"
             )
+        if self.heal_rows < 1:
+            raise UserError(f"--heal-rows {self.heal_rows}: a step of healing needs at least 1 row")
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
             raise UserError(f"--recombined {self.recombined}: from 0 to {_MOST_RECOMBINED} for each utterance there is")
         check_directions(self.directions)

@@ -226,6 +226,7 @@ def _finished_trials(study: Path) -> int:
         (["--bin", "3", "--seed", "-1"], "--seed -1"),
         (["--bin", "3", "--finalists", "0"], "--finalists 0"),
         (["--bin", "3", "--recombined", "-1"], "--recombined -1"),
+        (["--bin", "3", "--heal-rows", "0"], "--heal-rows 0"),
         (["--bin", "3", "--bank-size", "much"], "--bank-size 'much'"),
         (["bank", "--bank-size", "0"], "nothing is that small"),
         (["--bin", "9", "--model", "no-such/model"], "no such bin"),
