@@ -217,7 +217,7 @@ def _sharing(module: nn.Module) -> nn.Module:
     """A copy of a module that has what the original has, until its own children and parameters are replaced."""
     copied = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"):
-        copied.__dict__[name] = dict(module.__dict__[name])
+        copied.__dict__[name] = copy.copy(module.__dict__[name])
     for name, child in module.named_children():
         copied._modules[name] = _sharing(child)
     return copied

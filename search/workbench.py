@@ -23,6 +23,7 @@ from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_ut
 from models.loading import Source, pad_token
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
+from proxies.prefixes import Prefixes
 from scoring.translate import most_tokens, translate
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
@@ -53,6 +54,7 @@ class Workbench:
     source: Source
     bank: Bank
     assembler: Assembler
+    prefixes: Prefixes
     proxy: Curriculum = field(repr=False)
     select: Curriculum = field(repr=False)
     rows_an_utterance: int = 2
@@ -75,9 +77,9 @@ class Workbench:
         def done(pruned: bool) -> Evaluation:
             return Evaluation(tuple(scores), time.monotonic() - started, pruned)
 
-        model = self.assembler.assembled(plan).model
-        for rung, utterances in enumerate(RUNG_UTTERANCES):
-            scores.append(self.divergence(model, plan.vocabulary, utterances))
+        candidate = self.assembler.assembled(plan)
+        for rung in range(len(RUNG_UTTERANCES)):
+            scores.append(self.prefixes.divergence(candidate, plan.vocabulary, rung))
             if not promote(rung, scores[-1]):
                 return done(pruned=True)
         if plan.heal.steps:
@@ -104,7 +106,8 @@ def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str], she
     unseen = make_rows(source, by_turns(corpus.examples("select"))[: max(RUNG_UTTERANCES)], languages)
     select = Curriculum(make_lessons(source.model, unseen, _BATCH_ROWS), source.vocabulary)
     assembler = Assembler(source, bank, shelf or Shelf(), _TRIAL_TOLERANCE)
-    return Workbench(source, bank, assembler, scored, select, len(languages), measured.findings)
+    prefixes = Prefixes(source.layout, scored, RUNG_UTTERANCES, len(languages), _BATCH_ROWS)
+    return Workbench(source, bank, assembler, prefixes, scored, select, len(languages), measured.findings)
 
 
 def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:

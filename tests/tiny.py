@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from miniature.anatomy import make_model, make_processor, train_tokenizer
 from models.inputs import PROMPTS, TEXT_PROMPTS, Batch, Row, featurize, make_batch, make_row
 from models.loading import Source, load_source
 from models.vocabulary import with_vocabulary
-from space.plan import uniform_plan
-from space.rates import WHOLE
+from space.choices import choices, plan_of
+from space.plan import NO_HEAL, Plan, uniform_plan
+from space.rates import LADDERS, WHOLE
 
 TARGETS = {"de": "Das Modell ist klein.", "zh": "模型很小。"}
 _TEXTS = [*TARGETS.values(), *PROMPTS.values(), *TEXT_PROMPTS.values()] * 50
@@ -103,3 +105,17 @@ def tiny_rows(source: Source, count: int = 3) -> list[Row]:
         utterance = featurize(source.processor, audio) if heard else "a small model " * (index + 1)
         rows += [make_row(source.processor, utterance, language, text) for language, text in TARGETS.items()]
     return rows
+
+
+def random_plans(source: Source, count: int) -> list[Plan]:
+    """Plans at random in which some sublayers stay as the plan before had them."""
+    rng, found = random.Random(0), []
+    layout = replace(source.layout, rates=(*LADDERS["coded"][:6:2], *LADDERS["packed"][::3]))
+    chosen = {name: rng.choice(options) for name, options in choices(layout).items()}
+    for _ in range(count):
+        changed = {name: rng.choice(options) for name, options in choices(layout).items() if rng.random() < 0.5}
+        chosen = {**chosen, **changed}
+        plan = plan_of(layout, chosen, NO_HEAL)
+        if all(any(layer.attention.kept or layer.ffn.kept for layer in plan.layers(t)) for t in layout.towers):
+            found.append(plan)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from compress.pipeline import Bank, compress
 from compress.shelf import Shelf
 from models.inputs import make_batch, target_logits
 from models.loading import Source, pad_token
-from space.choices import choices, plan_of
-from space.plan import NO_HEAL, Plan
-from space.rates import LADDERS
-from tests.tiny import TINY, load_tiny, tiny_bank, tiny_rows
+from space.plan import Plan
+from tests.tiny import TINY, load_tiny, random_plans, tiny_bank, tiny_rows
 
 _TOLERANCE = 0.03
 
@@ -30,20 +27,6 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def bank(source: Source) -> Bank:
     return tiny_bank(source)
-
-
-def _random_plans(source: Source, count: int) -> list[Plan]:
-    """Plans at random in which some sublayers stay as the plan before had them."""
-    rng, found = random.Random(0), []
-    layout = replace(source.layout, rates=(*LADDERS["coded"][:6:2], *LADDERS["packed"][::3]))
-    chosen = {name: rng.choice(options) for name, options in choices(layout).items()}
-    for _ in range(count):
-        changed = {name: rng.choice(options) for name, options in choices(layout).items() if rng.random() < 0.5}
-        chosen = {**chosen, **changed}
-        plan = plan_of(layout, chosen, NO_HEAL)
-        if all(any(layer.attention.kept or layer.ffn.kept for layer in plan.layers(t)) for t in layout.towers):
-            found.append(plan)
-    return found
 
 
 def _logits(source: Source, model: torch.nn.Module, plan: Plan) -> torch.Tensor:
@@ -65,7 +48,7 @@ def test_a_model_assembled_after_others_is_that_of_its_plan(source: Source, bank
     shelf = Shelf(tmp_path)
     assembler = Assembler(source, bank, shelf, _TOLERANCE)
     again = Assembler(source, bank, Shelf(tmp_path), _TOLERANCE)
-    for plan in _random_plans(source, 6):
+    for plan in random_plans(source, 6):
         wanted = _logits(source, compress(source, plan, bank, seed=0, tolerance=_TOLERANCE).model, plan)
         assembled = assembler.assembled(plan)
         assert torch.equal(_logits(source, assembled.model, plan), wanted)

@@ -1,0 +1,191 @@
+"""Divergence of candidate after candidate on the same rows: what a change does not reach is not computed again.
+
+A candidate whose first layers are those of an earlier one has the earlier one's states behind them; one that shares the
+whole encoder has all that was heard.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.assembly import Assembled
+from compress.heal import Lesson
+from compress.vocabulary import Curriculum
+from models.anatomy import audio_tower, decoder
+from models.inputs import Batch, convolved, heard_mask, make_batch, projected, spoken, with_audio
+from models.loading import pad_token
+from space.choices import PARTS, place
+from space.layout import Layout
+
+_MOST_BYTES = 10**9
+
+
+@dataclass
+class States:
+    """States of a batch behind a prefix of layers, at most `most_bytes`; those not asked for the longest time go."""
+
+    most_bytes: int = _MOST_BYTES
+    _held: OrderedDict[tuple[object, int], Tensor] = field(default_factory=OrderedDict, init=False, repr=False)
+    _bytes: int = field(default=0, init=False, repr=False)
+
+    def get(self, batch: object, prefix: int) -> Tensor | None:
+        """What was put there, None where nothing was or it is gone."""
+        found = self._held.get((batch, prefix))
+        if found is not None:
+            self._held.move_to_end((batch, prefix))
+        return found
+
+    def put(self, batch: object, prefix: int, states: Tensor) -> None:
+        """Keeps states (rows or utterances, length, width), also those of an earlier call under the same key."""
+        before = self._held.pop((batch, prefix), None)
+        self._held[batch, prefix] = states
+        self._bytes += states.nbytes - (0 if before is None else before.nbytes)
+        while self._bytes > self.most_bytes and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1].nbytes
+
+
+@dataclass(frozen=True)
+class _Lessons:
+    """A batch of rows, what the source predicts for them, and how many tokens they have in its vocabulary."""
+
+    rows: Batch
+    teacher: Tensor
+    source_tokens: int
+
+
+@dataclass
+class Prefixes:
+    """The rows that candidates are scored on, and what earlier candidates made of them.
+
+    `utterances` are those that each rung scores, ascending: a later rung scores what an earlier one did and more.
+    `layers_run` and `layers_whole` count layers that were computed, and those the candidates have, batch by batch.
+    """
+
+    layout: Layout
+    curriculum: Curriculum
+    utterances: Sequence[int]
+    rows_an_utterance: int
+    batch_rows: int
+    states: States = field(default_factory=States)
+    layers_run: int = field(default=0, init=False)
+    layers_whole: int = field(default=0, init=False)
+    _batches: dict[tuple[int, int], list[_Lessons]] = field(default_factory=dict, init=False, repr=False)
+    _numbers: dict[tuple[int, str], int] = field(default_factory=dict, init=False, repr=False)
+
+    @torch.no_grad()
+    def divergence(self, candidate: Assembled, vocabulary: int, rung: int) -> float:
+        """What `proxies.divergence.divergence` is of the candidate, in which `vocabulary` tokens stay.
+
+        On the utterances of a rung, 0 the first.
+        """
+        total, tokens = 0.0, 0
+        for step in range(rung + 1):
+            for number, lessons in enumerate(self._lessons(candidate, vocabulary, step)):
+                student = self._logits(candidate, lessons.rows, (step, number)).log_softmax(-1)
+                total += float(nn.functional.kl_div(student, lessons.teacher, log_target=True, reduction="sum"))
+                tokens += lessons.source_tokens
+        return total / tokens
+
+    def _lessons(self, candidate: Assembled, vocabulary: int, step: int) -> list[_Lessons]:
+        """Batches of what a rung scores and the one before does not."""
+        if (vocabulary, step) not in self._batches:
+            first = self.rows_an_utterance * (self.utterances[step - 1] if step else 0)
+            chosen = self.curriculum.of(vocabulary)[first : self.rows_an_utterance * self.utterances[step]]
+            pad = pad_token(candidate.model)
+            self._batches[vocabulary, step] = [
+                _made(chosen[start : start + self.batch_rows], pad) for start in range(0, len(chosen), self.batch_rows)
+            ]
+        return self._batches[vocabulary, step]
+
+    def _logits(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> Tensor:
+        """Logits of the target tokens (predicted tokens, vocabulary)."""
+        model, values = candidate.model, candidate.values
+        heard = self._heard(candidate, batch, key) if batch.speech is not None else None
+        before = self._number(0 if heard is None else heard[0], values["embedding"])
+        text = decoder(model)
+        numbers = self._prefixes(candidate, "decoder", before)
+        done, states = self._furthest(key, numbers)
+        if states is None:
+            states = model.get_input_embeddings()(batch.ids)
+            if batch.speech is not None and heard is not None:
+                places = batch.ids == model.config.audio_token_index
+                states = with_audio(states, places, spoken(heard[1], batch.speech), batch.speech)
+        whole = text.layers
+        self._count(len(whole), done)
+        with ExitStack() as undone:
+            undone.callback(setattr, text, "layers", whole)
+            text.layers = nn.ModuleList(whole[done:])
+            for layer, number in zip(text.layers, numbers[done:], strict=True):
+                undone.callback(layer.register_forward_hook(self._keeping(key, number)).remove)
+            states = text(inputs_embeds=states, attention_mask=batch.mask, use_cache=False).last_hidden_state
+        logits: Tensor = model.lm_head(states[:, :-1][batch.predicts])
+        return logits
+
+    def _heard(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> tuple[int, Tensor]:
+        """The number of the whole encoder, and its projected audio (utterances, audio tokens, hidden)."""
+        assert batch.speech is not None
+        model, tower = candidate.model, audio_tower(candidate.model)
+        numbers = self._prefixes(candidate, "encoder", self._number(0, candidate.values["convolutions"]))
+        last = numbers[-1] if numbers else self._number(0, candidate.values["convolutions"])
+        projection = self._number(last, candidate.values["projector"])
+        audio = self.states.get(key, projection)
+        if audio is None:
+            done, states = self._furthest(key, numbers)
+            if states is None:
+                states = convolved(tower, batch.speech.features, batch.speech.frames)
+            keep = heard_mask(batch.speech.frames, states.shape[1])
+            for layer, number in zip(tower.layers[done:], numbers[done:], strict=True):
+                states = layer(states, keep)
+                self.states.put(key, number, states)
+            self._count(len(numbers), done)
+            audio = projected(model, states)
+            self.states.put(key, projection, audio)
+        else:
+            self._count(len(numbers), len(numbers))
+        return projection, audio
+
+    def _furthest(self, key: object, numbers: Sequence[int]) -> tuple[int, Tensor | None]:
+        """How many layers need not be run, and the states behind them; none where all must be."""
+        for done in range(len(numbers), 0, -1):
+            states = self.states.get(key, numbers[done - 1])
+            if states is not None:
+                return done, states
+        return 0, None
+
+    def _prefixes(self, candidate: Assembled, tower: str, before: int) -> list[int]:
+        """For each layer that stays the number of the prefix that ends with it; `before` is what comes first."""
+        count = next(one.layers for one in self.layout.towers if one.name == tower)
+        numbers = []
+        for index in range(count):
+            names = [place(tower, index, part) for part in PARTS]
+            staying = [candidate.values[name] for name in names if name in candidate.values]
+            if staying:
+                before = self._number(before, "; ".join(staying))
+                numbers.append(before)
+        return numbers
+
+    def _number(self, before: int, values: str) -> int:
+        """The number of a prefix with one thing more; the same values behind the same prefix have the same number."""
+        return self._numbers.setdefault((before, values), len(self._numbers) + 1)
+
+    def _keeping(self, key: object, number: int) -> Any:
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            self.states.put(key, number, output)
+
+        return keep
+
+    def _count(self, layers: int, done: int) -> None:
+        self.layers_whole += layers
+        self.layers_run += layers - done
+
+
+def _made(lessons: Sequence[Lesson], pad: int) -> _Lessons:
+    rows = make_batch([lesson.row for lesson in lessons], pad)
+    return _Lessons(rows, torch.cat([lesson.teacher for lesson in lessons]), sum(x.source_tokens for x in lessons))

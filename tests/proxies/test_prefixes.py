@@ -1,0 +1,110 @@
+"""Scores of candidates with shared prefixes are those of whole forward passes, and cost less."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from compress.assembly import Assembler
+from compress.heal import make_lessons
+from compress.pipeline import Bank
+from compress.shelf import Shelf
+from compress.vocabulary import Curriculum
+from models.loading import Source
+from proxies.divergence import divergence
+from proxies.prefixes import Prefixes, States
+from space.choices import choices, plan_of
+from space.plan import REMOVED, Plan, Sublayer
+from space.rates import Coded
+from tests.tiny import TINY, load_tiny, random_plans, tiny_bank, tiny_rows
+
+UTTERANCES = (2, 5)
+
+
+@pytest.fixture(scope="module", params=TINY)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def bank(source: Source) -> Bank:
+    return tiny_bank(source)
+
+
+@pytest.fixture(scope="module")
+def curriculum(source: Source) -> Curriculum:
+    return Curriculum(make_lessons(source.model, tiny_rows(source, UTTERANCES[-1]), 4), source.vocabulary)
+
+
+def _prefixes(source: Source, curriculum: Curriculum, states: States | None = None) -> Prefixes:
+    return Prefixes(source.layout, curriculum, UTTERANCES, 2, 3, states or States())
+
+
+@pytest.mark.parametrize("most_bytes", [10**9, 30_000, 1])
+def test_scores_are_those_of_whole_forward_passes(
+    source: Source, bank: Bank, curriculum: Curriculum, most_bytes: int
+) -> None:
+    assembler = Assembler(source, bank, Shelf(), 0.03)
+    prefixes = _prefixes(source, curriculum, States(most_bytes))
+    plans = random_plans(source, 6)
+    for plan in [*plans, *plans[-2:], plans[0]]:
+        candidate = assembler.assembled(plan)
+        for rung, utterances in enumerate(UTTERANCES):
+            found = prefixes.divergence(candidate, plan.vocabulary, rung)
+            lessons = curriculum.of(plan.vocabulary)[: 2 * utterances]
+            assert found == pytest.approx(divergence(candidate.model, lessons), rel=1e-4, abs=1e-6)
+    assert prefixes.states._bytes <= max(most_bytes, *(x.nbytes for x in prefixes.states._held.values()))
+
+
+def _coarse(source: Source, **changed: object) -> Plan:
+    rate = Coded(2.0)
+    chosen = {
+        name: Sublayer(options[-1].kept, rate) if isinstance(options[-1], Sublayer) else rate
+        for name, options in choices(source.layout).items()
+        if name != "vocabulary"
+    }
+    return plan_of(source.layout, {**chosen, "vocabulary": source.layout.vocabulary, **changed})
+
+
+def test_what_a_change_does_not_reach_is_not_computed_again(source: Source, bank: Bank, curriculum: Curriculum) -> None:
+    """Layers run for a change in the last layer, in the first, in the lm_head or embedding, and for none."""
+    assembler, prefixes = Assembler(source, bank, Shelf(), 0.03), _prefixes(source, curriculum)
+    towers = source.layout.towers
+    layers = sum(tower.layers for tower in towers)
+    last = towers[-1].layers - 1
+
+    def run(plan: Plan) -> float:
+        before = prefixes.layers_run
+        prefixes.divergence(assembler.assembled(plan), plan.vocabulary, 0)
+        return (prefixes.layers_run - before) / len(prefixes._batches[plan.vocabulary, 0])
+
+    whole = _coarse(source)
+    assert run(whole) == layers
+    assert run(whole) == 0
+    narrowed = replace(whole.decoder[last].ffn, rate=Coded(3.0))
+    assert run(_coarse(source, **{f"decoder.{last}.ffn": narrowed})) == 1
+    # what is removed behind a sublayer changes its last matrix
+    assert run(_coarse(source, **{f"decoder.{last}.ffn": REMOVED})) == 1
+    assert run(_coarse(source, embedding=Coded(3.0))) == towers[-1].layers
+    first = Sublayer(towers[0].kv_heads - 1, Coded(2.0))
+    assert run(_coarse(source, **{f"{towers[0].name}.0.attention": first})) == layers
+    assert run(whole) == 0
+
+
+def test_a_tower_may_be_removed_but_for_one_sublayer(
+    source: Source, bank: Bank, curriculum: Curriculum, tmp_path: Path
+) -> None:
+    assembler, prefixes = Assembler(source, bank, Shelf(tmp_path), 0.03), _prefixes(source, curriculum)
+    gone = {
+        f"{tower.name}.{index}.{part}": REMOVED
+        for tower in source.layout.towers
+        for index in range(tower.layers)
+        for part in ("attention", "ffn")
+        if (index, part) != (0, "attention")
+    }
+    plan = _coarse(source, **gone)
+    candidate = assembler.assembled(plan)
+    wanted = divergence(candidate.model, curriculum.of(plan.vocabulary)[: 2 * UTTERANCES[0]])
+    assert prefixes.divergence(candidate, plan.vocabulary, 0) == pytest.approx(wanted, rel=1e-4)
