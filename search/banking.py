@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from compress.facts import BankFolder
 from compress.shelf import Shelf
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
@@ -27,9 +28,9 @@ from space.errors import UserError
 from space.plan import Sublayer
 from space.rates import LADDERS
 
-# Changes whenever a piece of the same name would be another.
+# Changes whenever what is in a file of the same name would be another: rows that are measured on, tolerances, names.
 _FORMAT = 1
-_ABOUT = "about.json"
+_ABOUT, _PIECES = "about.json", "pieces"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class BankSettings:
         return tuple(DIRECTIONS[direction] for direction in self.directions)
 
 
-def open_shelf(bank: Path, size: str, *, model: str, data: str, languages: Sequence[str]) -> Shelf:
-    """The shelf of a source and data, by their fingerprints, in a bank's folder. Raises UserError for no size."""
+def open_bank(bank: Path, size: str, *, model: str, data: str, languages: Sequence[str]) -> BankFolder:
+    """The folder of a source and data, by their fingerprints, in a bank. Raises UserError for no size."""
     most_bytes = bytes_of(size, "--bank-size")
     about = {"format": _FORMAT, "model": model, "data": data, "languages": list(languages)}
     text = json.dumps(about, indent=1)
@@ -58,7 +59,7 @@ def open_shelf(bank: Path, size: str, *, model: str, data: str, languages: Seque
         raise UserError(f"--bank {bank}: is a file; give a folder")
     if not (folder / _ABOUT).exists():
         write_whole(folder / _ABOUT, text)
-    return Shelf(folder, most_bytes)
+    return BankFolder(folder, Shelf(folder / _PIECES, most_bytes))
 
 
 def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
     source = replace(source, layout=replace(source.layout, rates=LADDERS[settings.rates]))
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
     source = counted(source, corpus, settings.languages)
-    shelf = open_shelf(
+    bank = open_bank(
         settings.bank,
         settings.bank_size,
         model=model_fingerprint(folder),
@@ -82,7 +83,7 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
         languages=settings.languages,
     )
     with console.status("measuring the source"):
-        assembler = make_workbench(source, corpus, settings.languages, shelf).assembler
+        assembler = make_workbench(source, corpus, settings.languages, bank).assembler
     options = choices(source.layout)
     whole = {name: found[-1] for name, found in options.items()}
     asked = [
@@ -102,12 +103,11 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
         for name, chosen in asked:
             assembler.prepare(plan_of(source.layout, chosen), name)
             progress.update(task, advance=1, description=name)
-    assert shelf.folder is not None
     return {
-        "folder": str(shelf.folder),
+        "folder": str(bank.path),
         "options": len(asked),
-        "made": shelf.made,
-        "bytes": shelf.size_bytes(),
-        "most_bytes": shelf.most_bytes,
+        "made": bank.shelf.made,
+        "bytes": bank.shelf.size_bytes(),
+        "most_bytes": bank.shelf.most_bytes,
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -21,7 +21,7 @@ from corpora.roles import open_corpus
 from models.loading import Source, load_source
 from models.reference import resolve_model
 from models.vocabulary import with_vocabulary
-from search.banking import open_shelf
+from search.banking import open_bank
 from search.baselines import starts
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
@@ -82,9 +82,9 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
             f"{format_bytes(source.layout.source_bytes, size_range.units)}"
             f" (bins scale with the source), study {settings.folder}"
         )
-        shelf = open_shelf(settings.bank, settings.bank_size, model=model, data=data, languages=settings.languages)
+        bank = open_bank(settings.bank, settings.bank_size, model=model, data=data, languages=settings.languages)
         with console.status("measuring the source: moments and teacher"):
-            workbench = make_workbench(source, corpus, settings.languages, shelf)
+            workbench = make_workbench(source, corpus, settings.languages, bank)
         _tell_findings(workbench.findings, console)
         signature = (
             f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"

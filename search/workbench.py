@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from compress.assembly import Assembler
+from compress.facts import BankFolder, Facts
 from compress.heal import make_lessons
 from compress.importance import measure
 from compress.pipeline import Bank, compress
@@ -90,24 +91,35 @@ class Workbench:
         return done(pruned=False)
 
 
-def make_workbench(source: Source, corpus: Corpus, languages: Sequence[str], shelf: Shelf | None = None) -> Workbench:
-    """Measures the bank on the calibrate role and the teacher on the proxy role.
+def make_workbench(
+    source: Source, corpus: Corpus, languages: Sequence[str], folder: BankFolder | None = None
+) -> Workbench:
+    """Measures the source on the calibrate role, and asks it for its predictions.
 
-    What trials are put together from is kept on the `shelf`; its folder must be of this source, corpus and languages.
+    What the `folder`, which must be of this source, corpus and languages, has already is not made again.
     """
-    calibrate = make_rows(source, by_turns(corpus.examples("calibrate")), languages)
-    proxy = make_rows(source, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
-    # One utterance a batch: hardly anything is padded, so hardly any padding is measured.
-    first = batches(calibrate[:_MOMENT_ROWS], len(languages), pad_token(source.model))
-    measured = measure(source.model, uniform_plan(source.layout, WHOLE), first)
-    lessons = Curriculum(make_lessons(source.model, calibrate, _BATCH_ROWS), source.vocabulary)
-    bank = Bank(measured.hessians, removal_orders(source, measured.hessians), measured.behind, lessons)
-    scored = Curriculum(make_lessons(source.model, proxy, _BATCH_ROWS), source.vocabulary)
-    unseen = make_rows(source, by_turns(corpus.examples("select"))[: max(RUNG_UTTERANCES)], languages)
-    select = Curriculum(make_lessons(source.model, unseen, _BATCH_ROWS), source.vocabulary)
-    assembler = Assembler(source, bank, shelf or Shelf(), _TRIAL_TOLERANCE)
-    prefixes = Prefixes(source.layout, scored, RUNG_UTTERANCES, len(languages), _BATCH_ROWS)
-    return Workbench(source, bank, assembler, prefixes, scored, select, len(languages), measured.findings)
+    folder = folder or BankFolder(None, Shelf())
+
+    def lessons(role: str, utterances: int | None = None) -> Curriculum:
+        rows = make_rows(source, by_turns(corpus.examples(role))[:utterances], languages)
+        found = folder.lessons(role, rows, lambda: make_lessons(source.model, rows, _BATCH_ROWS))
+        return Curriculum(found, source.vocabulary)
+
+    def facts() -> Facts:
+        rows = [lesson.row for lesson in calibrate.lessons[:_MOMENT_ROWS]]
+        # One utterance a batch: hardly anything is padded, so hardly any padding is measured.
+        first = batches(rows, len(languages), pad_token(source.model))
+        measured = measure(source.model, uniform_plan(source.layout, WHOLE), first)
+        return Facts(measured, removal_orders(source, measured.hessians))
+
+    calibrate = lessons("calibrate")
+    found = folder.facts(facts)
+    proxy, select = (lessons(role, max(RUNG_UTTERANCES)) for role in ("proxy", "select"))
+    bank = Bank(found.measured.hessians, found.orders, found.measured.behind, calibrate)
+    assembler = Assembler(source, bank, folder.shelf, _TRIAL_TOLERANCE)
+    prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages), _BATCH_ROWS)
+    findings = found.measured.findings
+    return Workbench(source, bank, assembler, prefixes, proxy, select, len(languages), findings)
 
 
 def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:

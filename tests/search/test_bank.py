@@ -39,7 +39,7 @@ def test_a_bank_is_made_once_and_goes_on_where_it_was_stopped(
 
     first = made()
     assert first["made"] > first["options"], "two pieces of a sublayer"
-    files = sorted(Path("studies/bank").glob("*/*.safetensors"))
+    files = sorted(Path("studies/bank").glob("*/pieces/*.safetensors"))
     assert len(files) == first["made"]
     assert first["bytes"] == sum(file.stat().st_size for file in files)
     for file in files[::3]:
@@ -59,10 +59,10 @@ def test_a_search_finds_what_another_one_made(words: list[str], capsys: pytest.C
         return [summary["champion"]["select_chrf"], summary["champion"]["bytes_on_disk"]]
 
     first = search("one")
-    files = {file: file.stat().st_mtime_ns for file in Path("studies/bank").glob("*/*.safetensors")}
+    files = {file: file.stat().st_mtime_ns for file in Path("studies/bank").glob("*/pieces/*.safetensors")}
     assert files
     assert search("other") == first
-    assert set(Path("studies/bank").glob("*/*.safetensors")) == set(files)
+    assert set(Path("studies/bank").glob("*/pieces/*.safetensors")) == set(files)
 
 
 def test_a_bank_that_is_a_file_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,144 @@
+"""The bank's folder: what was measured of a source once, in files that later runs map into memory.
+
+Moments of inputs, removal orders, the source's predictions and states for each role's rows, and the shelf of pieces.
+The folder's name says what it was made from. Every file appears whole; a damaged one is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from compress.gptq import Hessian
+from compress.heal import Lesson
+from compress.importance import Behind, Measured
+from compress.shelf import Shelf
+from models.inputs import Row
+
+_MEASURED = "measured.safetensors"
+_LESSONS = "lessons-{}.safetensors"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was measured of a source, and the orders in which heads and channels of its sublayers go."""
+
+    measured: Measured
+    orders: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BankFolder:
+    """A folder of facts with its shelf; without a path nothing is kept beyond the process."""
+
+    path: Path | None
+    shelf: Shelf
+
+    def facts(self, make: Callable[[], Facts]) -> Facts:
+        """The facts of the source, measured where they are not there."""
+        if self.path is None:
+            return make()
+        found = _read_facts(self.path / _MEASURED)
+        if found is None:
+            found = make()
+            _write_facts(self.path / _MEASURED, found)
+        return found
+
+    def lessons(self, role: str, rows: Sequence[Row], make: Callable[[], list[Lesson]]) -> list[Lesson]:
+        """What the source makes of a role's rows, computed where it is not there."""
+        if self.path is None:
+            return make()
+        path = self.path / _LESSONS.format(role)
+        found = _read_lessons(path, rows)
+        if found is None:
+            found = make()
+            _write_lessons(path, found)
+        return found
+
+
+def _write_facts(path: Path, facts: Facts) -> None:
+    tensors, shared = {}, {}
+    for name, hessians in facts.measured.hessians.items():
+        distinct = list(dict.fromkeys(hessians))
+        shared[name] = [distinct.index(one) for one in hessians]
+        for i, one in enumerate(distinct):
+            tensors[f"hessian {i} of {name}"] = one.moments
+            if one.mean is not None:
+                tensors[f"mean {i} of {name}"] = one.mean
+    for name, behind in facts.measured.behind.items():
+        tensors |= {f"behind {name}": behind.moments, f"mean behind {name}": behind.means}
+    tensors |= {f"order of {name}": order for name, order in facts.orders.items()}
+    about = {"shared": shared, "findings": facts.measured.findings, "behind": list(facts.measured.behind)}
+    _write(path, tensors, about | {"orders": list(facts.orders)})
+
+
+def _read_facts(path: Path) -> Facts | None:
+    read = _read(path)
+    if read is None:
+        return None
+    tensors, about = read
+    hessians = {}
+    for name, indices in about["shared"].items():
+        distinct = [
+            Hessian(tensors[f"hessian {i} of {name}"], tensors.get(f"mean {i} of {name}"))
+            for i in range(max(indices, default=-1) + 1)
+        ]
+        # matrices with one input share one object, and so one factor
+        hessians[name] = tuple(distinct[i] for i in indices)
+    behind = {name: Behind(tensors[f"behind {name}"], tensors[f"mean behind {name}"]) for name in about["behind"]}
+    orders = {name: tensors[f"order of {name}"] for name in about["orders"]}
+    return Facts(Measured(hessians, behind, tuple(about["findings"])), orders)
+
+
+def _write_lessons(path: Path, lessons: Sequence[Lesson]) -> None:
+    heard = {id(x.row.speech): x.audio for x in lessons if x.audio is not None}
+    tensors = {"teacher": torch.cat([x.teacher for x in lessons])}
+    if heard:
+        tensors["audio"] = torch.cat(list(heard.values()))
+    hidden = [x.hidden for x in lessons if x.hidden is not None]
+    assert len(hidden) == len(lessons), "lessons in the source's own vocabulary have states"
+    _write(path, tensors | {"hidden": torch.cat(hidden)}, {"tokens": [x.source_tokens for x in lessons]})
+
+
+def _read_lessons(path: Path, rows: Sequence[Row]) -> list[Lesson] | None:
+    read = _read(path)
+    if read is None or read[1]["tokens"] != [len(row.target) for row in rows]:
+        return None
+    tensors, about = read
+    speeches = {id(row.speech): row.speech for row in rows if row.speech is not None}
+    heard: dict[int, Tensor] = {}
+    if speeches:
+        lengths = [speech.audio_tokens for speech in speeches.values()]
+        heard = dict(zip(speeches, torch.split(tensors["audio"], lengths), strict=True))
+    parts = (torch.split(tensors[name], about["tokens"]) for name in ("teacher", "hidden"))
+    return [
+        Lesson(row, teacher, len(row.target), hidden, heard.get(id(row.speech)))
+        for row, teacher, hidden in zip(rows, *parts, strict=True)
+    ]
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, temporary, metadata={"about": json.dumps(about)})
+    temporary.replace(path)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and what else is said of a file; None where there is none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+        return None
