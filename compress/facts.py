@@ -1,6 +1,6 @@
 """The bank's folder: what was measured of a source once, in files that later runs map into memory.
 
-Moments of inputs, removal orders, the source's predictions and states for each role's rows, and the shelf of pieces.
+Moments of inputs, removal orders, the source's translations, predictions and states, and the shelf of pieces.
 The folder's name says what it was made from. Every file appears whole; a damaged one is made again.
 """
 
@@ -55,13 +55,28 @@ class BankFolder:
 
     def lessons(self, role: str, rows: Sequence[Row], make: Callable[[], list[Lesson]]) -> list[Lesson]:
         """What the source makes of a role's rows, computed where it is not there."""
-        if self.path is None:
+        if self.path is None or not rows:
             return make()
         path = self.path / _LESSONS.format(role)
         found = _read_lessons(path, rows)
         if found is None:
             found = make()
             _write_lessons(path, found)
+        return found
+
+    def texts(self, name: str, make: Callable[[], dict[str, list[str]]]) -> dict[str, list[str]]:
+        """Texts by language, the source's translations for instance, made where they are not there."""
+        if self.path is None:
+            return make()
+        path = self.path / f"{name}.json"
+        try:
+            found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+            temporary.replace(path)
         return found
 
 

@@ -53,6 +53,7 @@ class Workbench:
     """Everything a trial needs; made once, shared by all trials; `findings` say what is odd about its inputs."""
 
     source: Source
+    folder: BankFolder = field(repr=False)
     bank: Bank
     assembler: Assembler
     prefixes: Prefixes
@@ -119,7 +120,7 @@ def make_workbench(
     assembler = Assembler(source, bank, folder.shelf, _TRIAL_TOLERANCE)
     prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages), _BATCH_ROWS)
     findings = found.measured.findings
-    return Workbench(source, bank, assembler, prefixes, proxy, select, len(languages), findings)
+    return Workbench(source, folder, bank, assembler, prefixes, proxy, select, len(languages), findings)
 
 
 def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:
@@ -131,17 +132,24 @@ def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[st
     source, heard = workbench.source, corpus.examples("calibrate")
     made = recombined([example.utterance for example in heard], count * len(heard), seed)
     examples = [Example(f"recombined-{i}", "recombined", utterance, {}) for i, utterance in enumerate(made)]
-    texts = {
-        code: translate(source.model, source.processor, examples, code, batch_size=_BATCH_ROWS) for code in languages
-    }
+    name = f"recombined-{count}-{seed}"
+
+    def translated() -> dict[str, list[str]]:
+        return {
+            code: translate(source.model, source.processor, examples, code, batch_size=_BATCH_ROWS)
+            for code in languages
+        }
+
+    texts = workbench.folder.texts(name, translated)
     labelled = [
         replace(example, references={code: texts[code][i] for code in languages}) for i, example in enumerate(examples)
     ]
     rows = make_rows(source, labelled, languages)
     groups = [rows[start : start + len(languages)] for start in range(0, len(rows), len(languages))]
     rows = [row for group in groups if all(1 < len(row.target) < most_tokens(row) for row in group) for row in group]
-    lessons = [*workbench.bank.curriculum.lessons, *make_lessons(source.model, rows, _BATCH_ROWS)]
-    bank = replace(workbench.bank, curriculum=Curriculum(lessons, source.vocabulary))
+    more = workbench.folder.lessons(name, rows, lambda: make_lessons(source.model, rows, _BATCH_ROWS))
+    lessons = Curriculum([*workbench.bank.curriculum.lessons, *more], source.vocabulary)
+    bank = replace(workbench.bank, curriculum=lessons)
     return replace(workbench, bank=bank)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.facts import BankFolder
+from compress.shelf import Shelf
 from corpora.recombine import recombined
 from corpora.roles import BUNDLED, Example, open_corpus
 from models.loading import Source
@@ -56,14 +61,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def test_healing_hears_more_and_the_targets_are_the_sources_translations(
-    source: Source, monkeypatch: pytest.MonkeyPatch
+    source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Utterance 2 has no German and 5 a Chinese one without end: both are left out."""
     corpus = open_corpus(BUNDLED)
     for role, count in (("calibrate", 4), ("proxy", 2), ("select", 2)):
         corpus.opened[role] = corpus.examples(role)[:count]
     source = counted(source, corpus, LANGUAGES)
-    workbench = make_workbench(source, corpus, LANGUAGES)
+    folder = BankFolder(tmp_path, Shelf())
+    workbench = make_workbench(source, corpus, LANGUAGES, folder)
     made = recombined([example.utterance for example in corpus.examples("calibrate")], 8, 3)
 
     def translated(model: object, _: object, examples: list[Example], code: str, **__: object) -> list[str]:
@@ -81,3 +87,12 @@ def test_healing_hears_more_and_the_targets_are_the_sources_translations(
     found = [tokenizer.decode(one.row.target, skip_special_tokens=True) for one in new[len(old) :]]
     assert found == [f"{code} {i}" for i in range(8) if i not in (2, 5) for code in LANGUAGES]
     assert more.proxy is workbench.proxy
+
+    def refused(*_: object, **__: object) -> list[str]:
+        raise AssertionError("the translations are in the bank")
+
+    monkeypatch.setattr(workbench_module, "translate", refused)
+    again = with_recombined(make_workbench(source, corpus, LANGUAGES, folder), corpus, LANGUAGES, 2, seed=3)
+    for one, other in zip(more.bank.curriculum.lessons, again.bank.curriculum.lessons, strict=True):
+        assert one.row.target == other.row.target
+        assert torch.equal(one.teacher, other.teacher)
