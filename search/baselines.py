@@ -1,11 +1,13 @@
-"""The first trials: what anybody would try, and what the allocator makes of values nobody has measured."""
+"""The first trials: what anybody would try, the allocator's plan on values nobody has measured, and a coarse grid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, product
 
 from space.allocate import allocate_plan
+from space.choices import WIDTH_STEPS, width_of
 from space.layout import Layout, Tower
 from space.limits import Limits
 from space.plan import REMOVED, Heal, Layer, Plan, uniform_plan
@@ -14,24 +16,37 @@ from space.rates import Rate, uniform_rates
 
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
+# Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
+_WIDTHS = (6, 10, 13)
+_MOST_NARROWED = 15
+# What good plans of the bundled model have on the mean in the bins where much has to go.
+_USUAL_BITS = 1.8
 
 
 @dataclass(frozen=True)
 class Start:
-    """A plan that is tried before any sampler proposes; `kind`, an attribute of its trial, is baseline or allocator."""
+    """A plan that is tried before any sampler proposes; `kind` is an attribute of its trial.
+
+    Baselines and the allocator's plans go through every rung, those of the grid (narrowed) only where they do well.
+    """
 
     kind: str
     name: str
     plan: Plan
 
 
-def starts(limits: Limits, coverage: Coverage, heal: Heal) -> list[Start]:
-    """The simple baselines, healed for `heal`, and the allocator's plan on prior values, healed and unhealed."""
+def starts(limits: Limits, coverage: Coverage, heal: Heal, trials: int) -> list[Start]:
+    """Simple baselines, healed for `heal`, the allocator's plan on prior values, healed and unhealed, and the grid.
+
+    The grid has at most a tenth of the `trials`.
+    """
     simple = [Start("baseline", name, plan) for name, plan in baselines(limits, heal)]
     loss = prior_loss(limits.layout, coverage)
     plan, _ = allocate_plan(limits, lambda name, option: -loss(name, option), gap=GAP)
     healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in (heal.steps, 0)]
-    return simple + [Start("allocator", f"prior values, {one.heal.steps} heal steps", one) for one in healed]
+    allocated = [Start("allocator", f"prior values, {one.heal.steps} heal steps", one) for one in healed]
+    grid = islice(narrowed(limits, heal), min(_MOST_NARROWED, trials // 10))
+    return [*simple, *allocated, *(Start("narrowed", name, plan) for name, plan in grid)]
 
 
 def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
@@ -53,6 +68,41 @@ def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
         rate, plan = found[removed]
         name = f"{removed} middle layers removed" if removed else "uniform"
         yield f"{name}, {rate.bits} bits", plan
+
+
+def narrowed(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
+    """Middle layers removed, in the encoder as many as in the decoder or one more, and FFNs of the rest narrowed.
+
+    At as many bits as then fit. Named plans inside the limits, those first whose bits are about what good plans have.
+    """
+    found: dict[Plan, tuple[float, str]] = {}
+    most = max(tower.layers for tower in limits.layout.towers)
+    for width, decoder, more in product(_WIDTHS, range(most), (0, 1) if limits.layout.encoder else (0,)):
+        for rate in reversed(uniform_rates(limits.layout.rates)):
+            plan = _narrowed(limits.layout, rate, (decoder + more, decoder), width, heal)
+            if limits.hold(plan):
+                removed = f"{decoder + more} and {decoder} middle layers removed"
+                name = f"{removed}, {width}/{WIDTH_STEPS} of the channels, {rate.bits} bits"
+                found.setdefault(plan, (abs(rate.bits - _USUAL_BITS), name))
+                break
+    for plan in sorted(found, key=lambda one: found[one]):
+        yield found[plan][1], plan
+
+
+def _narrowed(layout: Layout, rate: Rate, removed: tuple[int, int], width: int, heal: Heal) -> Plan:
+    """`removed` are the middle layers that go of encoder and decoder."""
+    encoder, decoder = (without_middle_layers(layout, rate, count, heal) for count in removed)
+
+    def cut(tower: Tower, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        kept = width_of(width, tower.ffn)
+        return tuple(replace(x, ffn=replace(x.ffn, kept=kept)) if x.ffn.kept else x for x in layers)
+
+    stacks = {tower.name: tower for tower in layout.towers}
+    return replace(
+        decoder,
+        encoder=cut(stacks["encoder"], encoder.encoder) if "encoder" in stacks else (),
+        decoder=cut(stacks["decoder"], decoder.decoder),
+    )
 
 
 def without_middle_layers(layout: Layout, rate: Rate, removed: int, heal: Heal) -> Plan:

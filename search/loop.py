@@ -23,8 +23,9 @@ from space.plan import Plan
 SURVIVAL = (1 / 3, 1 / 6)
 # Until a rung has seen this many trials, all go on.
 _FIRST_TRIALS = 6
-# Attributes of trials that every rung is run for.
-_START_KINDS = ("baseline", "allocator")
+# Attributes of trials that were not proposed by a sampler, and of those among them that every rung is run for.
+_START_KINDS = ("baseline", "allocator", "narrowed")
+_WHOLE_KINDS = ("baseline", "allocator")
 # A trial that is found running after so many attempts has failed.
 _ATTEMPTS = 3
 
@@ -95,11 +96,11 @@ def _run(
     size_bytes = terms.limits.bytes_of(plan)
     assert terms.limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)
-    start = any(kind in trial.user_attrs for kind in _START_KINDS)
+    whole = any(kind in trial.user_attrs for kind in _WHOLE_KINDS)
     earlier = _rung_scores(study)
 
     def promote(rung: int, divergence: float) -> bool:
-        return start or promising(divergence, earlier[rung], SURVIVAL[rung])
+        return whole or promising(divergence, earlier[rung], SURVIVAL[rung])
 
     evaluation = workbench.evaluate(plan, seed, promote)
     trial.set_user_attr("divergences", list(evaluation.divergences))

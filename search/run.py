@@ -111,7 +111,7 @@ def _tell_findings(findings: Sequence[str], console: Console) -> None:
 
 
 def _search(job: Job) -> None:
-    first = starts(job.limits, job.source.vocabulary.coverage, Heal(max(HEAL_STEPS)))
+    first = starts(job.limits, job.source.vocabulary.coverage, Heal(max(HEAL_STEPS)), job.settings.trials)
     terms = Terms(job.limits, first, job.settings.seed, job.signature)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with _progress(job.console) as progress:

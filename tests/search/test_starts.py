@@ -1,0 +1,56 @@
+"""The plans a study starts with: inside the limits, each once, at most a tenth of the trials from the grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.loading import Source
+from search.baselines import narrowed, starts
+from space.bins import bin_range
+from space.limits import Limits
+from space.plan import Heal, Plan
+from tests.tiny import TINY, load_tiny
+
+
+@pytest.fixture(scope="module", params=TINY)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    return load_tiny(folder, request.param)
+
+
+def _limits(source: Source, number: int) -> Limits:
+    return Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("trials", [5, 60, 200])
+def test_starts_are_inside_the_limits_and_come_once(source: Source, number: int, trials: int) -> None:
+    limits = _limits(source, number)
+    found = starts(limits, source.vocabulary.coverage, Heal(4), trials)
+    assert all(limits.hold(start.plan) for start in found)
+    assert len({(start.kind, start.name) for start in found}) == len(found)
+    grid = [start.plan for start in found if start.kind == "narrowed"]
+    assert len(set(grid)) == len(grid) <= trials // 10
+    assert [start.kind for start in found] == sorted(
+        (start.kind for start in found), key=["baseline", "allocator", "narrowed"].index
+    )
+
+
+def test_the_grid_narrows_what_it_leaves(source: Source) -> None:
+    def widths(plan: Plan) -> set[float]:
+        towers = source.layout.towers
+        return {x.ffn.kept / tower.ffn for tower in towers for x in plan.layers(tower) if x.ffn.kept}
+
+    plans = dict(narrowed(_limits(source, 2), Heal(4)))
+    assert len(plans) > 3
+    for name, plan in plans.items():
+        encoder, _, decoder = name.split(" middle")[0].split(" ")
+        share = int(name.split(", ")[1].split("/")[0]) / 16
+        assert all(abs(width - share) < 0.01 for width in widths(plan))
+        gone = sum(not layer.attention.kept and not layer.ffn.kept for layer in plan.decoder)
+        assert gone == min(int(decoder), len(plan.decoder) - 1)
+        if source.layout.encoder:
+            heard = sum(not layer.attention.kept and not layer.ffn.kept for layer in plan.encoder)
+            assert heard == min(int(encoder), len(plan.encoder) - 1)
