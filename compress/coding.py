@@ -2,7 +2,8 @@
 
 Each column's step is the matrix's divided by how much the column's errors weigh once later columns have made up for
 what they can: that spreads the error evenly over the directions of the inputs, as the rate-distortion bound asks
-(WaterSIC, which proves a distance of 0.25 bit from it). Rows are rescaled by least squares afterwards. The coder is
+(WaterSIC, which proves a distance of 0.25 bit from it). What is rounded is what the weights are worth at the price of
+their bits (`compress.pricing`). Rows are rescaled by least squares afterwards. The coder is
 `constriction`'s ANS with tables of frequencies, one for columns of about the same spread.
 """
 
@@ -23,6 +24,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from compress.gptq import Hessian, round_with_feedback
+from compress.pricing import CLOSEST_MODEL, Priced, Pricing, Wanted, priced
 from models.modeling_tightfit import COLUMN_GRID, HEAD, TABLE_HEAD, coded_values, table_model
 
 # Row scales have steps of a 32nd of an octave, or coarser where the finer ones take too many bytes.
@@ -68,14 +70,21 @@ class CodedMatrix:
         return self
 
 
-def code_matrix(weight: Tensor, hessian: Hessian, most_bytes: int, tolerance: float = TOLERANCE) -> CodedMatrix:
+def code_matrix(
+    weight: Tensor,
+    hessian: Hessian,
+    most_bytes: int,
+    tolerance: float = TOLERANCE,
+    pricing: Pricing = CLOSEST_MODEL,
+) -> CodedMatrix:
     """The matrix (rows, columns) coded with the finest step whose bytes are at most `most_bytes`, or nearly.
 
     Of what it may take at most a share `tolerance` stays unused, where the matrix is not too small to be coded so
     closely. Where inputs are one-hot (a lookup table, rows are tokens) `hessian` is over the rows: the matrix is
     transposed. Bytes must be enough for a head and tables of two symbols, `space.size.CODED_FRAME_BYTES`.
     """
-    target = _Target(weight, hessian, even=False)
+    at_rate = priced(hessian, 8 * most_bytes / max(1, weight.numel()), pricing)
+    target = _Target(weight, at_rate, even=False)
     # exponents of rows and columns may be too much for a small matrix
     found = _search(target, most_bytes, tolerance) or _search(replace(target, even=True), most_bytes, tolerance)
     return found or replace(target, even=True).with_step(4.0 * float(weight.abs().max()) + 1e-30)
@@ -86,16 +95,21 @@ class _Target:
     """A matrix (rows, columns) to be coded; `even` says that all of it has one step."""
 
     weight: Tensor
-    hessian: Hessian
+    hessian: Priced
     even: bool
 
     @property
     def lookup(self) -> bool:
-        return self.hessian.moments.dim() == 1
+        return self.hessian.lookup
 
     @cached_property
     def source(self) -> Tensor:
         return (self.weight.T if self.lookup else self.weight).float()
+
+    @cached_property
+    def wanted(self) -> Wanted:
+        """What rounding shall come near to."""
+        return self.hessian.wanted(self.source)
 
     @cached_property
     def of_columns(self) -> Tensor:
@@ -108,16 +122,15 @@ class _Target:
         return relative_steps(self.of_columns)
 
     def with_step(self, step: float) -> CodedMatrix:
-        """The matrix at one step, rows rescaled by least squares."""
-        rounded = round_rows(self.source, self.hessian, step * self.relative)
-        step, of_rows = rounded.rescaled(step, uneven=not (self.lookup or self.even))
+        """The matrix at one step, rows rescaled."""
+        rounded = round_rows(self.wanted, self.hessian, step * self.relative)
+        step, of_rows = rounded.rescaled(step, self.hessian.upright, uneven=not (self.lookup or self.even))
         return CodedMatrix(rounded.symbols, step, of_rows, self.of_columns, ROW_GRIDS[0], self.lookup)
 
 
-def column_exponents(hessian: Hessian) -> Tensor:
+def column_exponents(hessian: Priced) -> Tensor:
     """Exponents of the columns' steps: the less an error there weighs, the larger."""
-    factor = hessian.factor
-    weights = (factor if factor.dim() == 1 else factor.diagonal()).log2().double()
+    weights = hessian.spreads.log2().double()
     exponents = (COLUMN_GRID * (weights - weights.mean())).round().clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
     return exponents.to(torch.int32)
 
@@ -129,37 +142,48 @@ def relative_steps(of_columns: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RoundedRows:
-    """Symbols (rows, columns) of some rows, and what least squares wants to know of each: w H v and v H v (rows,).
+    """Symbols (rows, columns) of some rows, and for each what its scale depends on: w H w, w H v and v H v (rows,).
 
     v are the rounded values of the weights w, H is the Hessian.
     """
 
     symbols: Tensor
+    source: Tensor
     along: Tensor
     power: Tensor
 
-    def rescaled(self, step: float, *, uneven: bool) -> tuple[float, Tensor]:
-        """The step at which the error of all rows is least, and exponents of what single rows want besides, if any."""
-        common = float((self.along.sum() / self.power.sum().clamp_min(1e-300)).clamp(0.5, 2.0))
-        scales = torch.where(self.power > 0, self.along / self.power.clamp_min(1e-300) / common, 1.0).clamp(0.5, 2.0)
+    def rescaled(self, step: float, upright: float, *, uneven: bool) -> tuple[float, Tensor]:
+        """The step at which all rows are as `Pricing.upright` wants them, and exponents of what single rows want."""
+        common = float(_scales(self.source.sum(), self.along.sum(), self.power.sum(), upright).clamp(0.5, 2.0))
+        scales = (_scales(self.source, self.along, self.power, upright) / common).clamp(0.5, 2.0)
         exponents = (ROW_GRIDS[0] * scales.log2()).round() if uneven else torch.zeros(len(scales))
         # the step is stored in 32 bits
         return float(np.float32(step * common)), exponents.to(torch.int32)
 
 
-def round_rows(weight: Tensor, hessian: Hessian, steps: Tensor) -> RoundedRows:
-    """Rows of weights (rows, columns) as symbols at the columns' `steps` (columns,); with feedback where it helps."""
-    lookup = hessian.moments.dim() == 1
+def _scales(source: Tensor, along: Tensor, power: Tensor, upright: float) -> Tensor:
+    """Between the scales of least error and those with which the product with the source is the source's own."""
+    least, whole = along / power.clamp_min(1e-300), source / along.clamp_min(1e-300)
+    return torch.where((power > 0) & (along > 0), least ** (1 - upright) * whole**upright, 1.0)
 
-    def rounded(block: Tensor, offset: int, column: int) -> Tensor:
-        return (block[offset] / steps[column]).round_().mul_(steps[column])
 
-    values = weight if lookup else round_with_feedback(weight, hessian.factor, rounded)
-    symbols = (values / steps).round_().clamp_(-LARGEST_SYMBOL, LARGEST_SYMBOL)
+def round_rows(wanted: Wanted, hessian: Priced, steps: Tensor) -> RoundedRows:
+    """Rows of weights as symbols at the columns' `steps` (columns,); with feedback where it helps."""
+    if hessian.lookup:
+        symbols = (wanted.values / steps).round_()
+    else:
+        in_order = steps[hessian.order]
+
+        def rounded(block: Tensor, offset: int, column: int) -> Tensor:
+            return (block[offset] / in_order[column]).round_().mul_(in_order[column])
+
+        values = round_with_feedback(wanted.values[:, hessian.order], hessian.factor, rounded)
+        symbols = torch.empty_like(values)
+        symbols[:, hessian.order] = (values / in_order).round_()
+    symbols.clamp_(-LARGEST_SYMBOL, LARGEST_SYMBOL)
     values = symbols * steps
-    weighted = values * hessian.moments if lookup else values @ hessian.moments
-    along, power = (weighted * weight).sum(1).double(), (weighted * values).sum(1).double()
-    return RoundedRows(symbols.to(torch.int16), along, power)
+    along, power = (wanted.behind * values).sum(1).double(), (hessian.times(values) * values).sum(1).double()
+    return RoundedRows(symbols.to(torch.int16), wanted.power, along, power)
 
 
 def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix | None:
@@ -170,7 +194,7 @@ def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix |
     entries = max(1, target.source.numel())
     bits = 8 * most_bytes / entries
     aim = (1 - tolerance / 2) * bits
-    spreads = (target.source / target.relative).square().mean(0).sqrt().clamp_min(1e-30).log2().double().numpy()
+    spreads = (target.wanted.values / target.relative).square().mean(0).sqrt().clamp_min(1e-30).log2().double().numpy()
     surplus, best = float(np.interp(bits, _USUAL_BITS, _USUAL_SURPLUS)), None
     # steps known to be too fine and to be coarse enough: logarithm, bits
     fine, coarse = (-math.inf, 0.0), (math.inf, 0.0)
@@ -217,7 +241,7 @@ def _entropy(log_ratio: float) -> float:
 # What error feedback usually adds to the entropy of a matrix at some bits (linear layers of the bundled model): the
 # search for a step begins there.
 _USUAL_BITS = (0.7, 0.85, 1.0, 1.2, 1.4, 1.6, 2.0, 2.6, 3.0, 4.0)
-_USUAL_SURPLUS = (0.52, 0.51, 0.45, 0.36, 0.27, 0.20, 0.12, 0.07, 0.06, 0.06)
+_USUAL_SURPLUS = (0.36, 0.33, 0.29, 0.23, 0.18, 0.15, 0.11, 0.08, 0.07, 0.07)
 # Finer steps add a bit for each halving.
 _LOG_RATIOS = np.arange(-8, 3.01, 0.125)
 

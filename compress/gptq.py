@@ -48,6 +48,11 @@ class Hessian:
         """E[x_j^2] (columns,)."""
         return self.moments.diagonal() if self.moments.dim() == 2 else self.moments
 
+    @property
+    def mean_power(self) -> float:
+        """Mean of the diagonal, a little above zero."""
+        return float(self.diagonal.double().mean()) + 1e-28
+
     def of(self, columns: Tensor) -> Hessian:
         """What the inputs that stay have."""
         moments = self.moments[columns][:, columns] if self.moments.dim() == 2 else self.moments[columns]
@@ -67,19 +72,18 @@ class Hessian:
         The entry (j, j) is the standard deviation an output's error has from column j alone, inverted, once the later
         columns have made up for what they can.
         """
-        damping = _DAMPING * float(self.diagonal.double().mean()) + 1e-30
+        damping = _DAMPING * self.mean_power
         if self.moments.dim() == 1:
             diagonal: Tensor = (self.moments + damping).rsqrt()
             return diagonal
-        while (found := _inverse_factor(self.moments, damping)) is None:
-            damping *= 10
-        return found
+        return inverse_factor(self.moments, damping)
 
     def damped(self) -> Tensor:
         """The moments of vectors in double precision, a hundredth of their mean power added (columns, columns)."""
         moments = self.moments.double()
-        power = _DAMPING * moments.diagonal().mean() + 1e-30
-        damped: Tensor = moments + power * torch.eye(self.columns, dtype=moments.dtype, device=moments.device)
+        damped: Tensor = moments + _DAMPING * self.mean_power * torch.eye(
+            self.columns, dtype=moments.dtype, device=moments.device
+        )
         return damped
 
     def error(self, difference: Tensor) -> float:
@@ -104,18 +108,26 @@ class Hessian:
         return found
 
 
-def _inverse_factor(moments: Tensor, damping: float) -> Tensor | None:
-    """The upper Cholesky factor of the damped inverse; None where there is none. Few copies in doubles live at once."""
-    damped = moments.to(torch.float64, copy=True)
-    damped.diagonal().add_(damping)
-    lower, failed = torch.linalg.cholesky_ex(damped)
-    del damped
-    if failed:
-        return None
-    inverse = torch.cholesky_inverse(lower)
-    del lower
-    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-    return None if failed else upper.float()
+def inverse_factor(moments: Tensor, damping: float, order: Tensor | None = None) -> Tensor:
+    """The upper Cholesky factor of the damped inverse (columns, columns); where there is none of more damping.
+
+    Columns stand in `order`, if one is given. Few copies in doubles live at once.
+    """
+    while True:
+        damped = moments.to(torch.float64, copy=True)
+        damped.diagonal().add_(damping)
+        if order is not None:
+            damped = damped[order][:, order]
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        del damped
+        if not failed:
+            inverse = torch.cholesky_inverse(lower)
+            del lower
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if not failed:
+                found: Tensor = upper.float()
+                return found
+        damping *= 10
 
 
 def round_with_feedback(weight: Tensor, factor: Tensor, rounded: RoundColumn) -> Tensor:

@@ -26,6 +26,7 @@ from compress.coding import (
     write_stream,
 )
 from compress.gptq import Hessian
+from compress.pricing import Priced, priced
 from compress.quantize import PackedMatrix, quantize
 from compress.units import Matrix, UnitWeights, to_bytes
 from models.layouts import canonical_name
@@ -99,14 +100,14 @@ def _code_slices(table: TableRows, hessian: Hessian, most_bytes: int, tolerance:
     The step begins with that of a sample of the rows; an octave more is about a bit an entry less.
     """
     sample = torch.arange(0, len(table.kept), -(-8 * table.entries // _SLICE_ENTRIES))
-    lookup = hessian.moments.dim() == 1
-    share = hessian.of(sample) if lookup else hessian
+    share = hessian.of(sample) if hessian.moments.dim() == 1 else hessian
     log_step = math.log2(
         code_matrix(table.of(sample), share, most_bytes * len(sample) // len(table.kept), tolerance).step
     )
     bits, best = 8 * most_bytes / table.entries, None
+    at_rate = priced(hessian, bits)
     for _ in range(_MOST_PASSES):
-        found = _with_step(table, hessian, 2.0**log_step)
+        found = _with_step(table, at_rate, 2.0**log_step)
         tables = unmerged_tables(found)
         taken = 8 * stream_bytes(tables) / table.entries
         if taken <= bits:
@@ -118,24 +119,28 @@ def _code_slices(table: TableRows, hessian: Hessian, most_bytes: int, tolerance:
     return best[0], sliced_stream(*best)
 
 
-def _with_step(table: TableRows, hessian: Hessian, step: float) -> CodedMatrix:
+def _with_step(table: TableRows, hessian: Priced, step: float) -> CodedMatrix:
     """The table at one step; tokens are rows of the table and, where they are looked up, columns of the matrix."""
-    lookup, of_columns = hessian.moments.dim() == 1, column_exponents(hessian)
+    lookup, of_columns = hessian.lookup, column_exponents(hessian)
     steps = step * relative_steps(of_columns)
     parts = [
-        round_rows(weights.T, hessian.of(torch.arange(part.start, part.stop)), steps[part])
+        _rounded(weights.T, hessian.of(torch.arange(part.start, part.stop)), steps[part])
         if lookup
-        else round_rows(weights, hessian, steps)
+        else _rounded(weights, hessian, steps)
         for part, weights in table.slices()
     ]
     symbols = torch.cat([part.symbols for part in parts], dim=1 if lookup else 0)
     # where tokens are columns each slice has a share of every row
-    along, power = (
+    source, along, power = (
         torch.stack(shares).sum(0) if lookup else torch.cat(shares)
-        for shares in ([part.along for part in parts], [part.power for part in parts])
+        for shares in zip(*((part.source, part.along, part.power) for part in parts), strict=True)
     )
-    step, of_rows = RoundedRows(symbols, along, power).rescaled(step, uneven=not lookup)
+    step, of_rows = RoundedRows(symbols, source, along, power).rescaled(step, hessian.upright, uneven=not lookup)
     return CodedMatrix(symbols, step, of_rows, of_columns, ROW_GRIDS[0], lookup)
+
+
+def _rounded(weights: Tensor, hessian: Priced, steps: Tensor) -> RoundedRows:
+    return round_rows(hessian.wanted(weights), hessian, steps)
 
 
 def unmerged_tables(matrix: CodedMatrix) -> list[Table]:
