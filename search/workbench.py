@@ -30,8 +30,8 @@ from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 
 _BATCH_ROWS = 48
-# Rows of the calibrate role that moments are measured on.
-_MOMENT_ROWS = 192
+# Rows of the calibrate role that moments are measured on, at most.
+_MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
 _TRIAL_TOLERANCE = 0.03
 # Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
