@@ -3,8 +3,8 @@
 Each column's step is the matrix's divided by how much the column's errors weigh once later columns have made up for
 what they can: that spreads the error evenly over the directions of the inputs, as the rate-distortion bound asks
 (WaterSIC, which proves a distance of 0.25 bit from it). What is rounded is what the weights are worth at the price of
-their bits (`compress.pricing`). Rows are rescaled by least squares afterwards. The coder is
-`constriction`'s ANS with tables of frequencies, one for columns of about the same spread.
+their bits (`compress.pricing`). Rows are rescaled afterwards. The coder is `constriction`'s ANS with tables of
+frequencies (`compress.frequencies`), one for columns of about the same spread.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor
 
+from compress.frequencies import Table, merged, stream_bytes, table_of
 from compress.gptq import Hessian, round_with_feedback
 from compress.pricing import CLOSEST_MODEL, Priced, Pricing, Wanted, priced
 from models.modeling_tightfit import COLUMN_GRID, HEAD, TABLE_HEAD, coded_values, table_model
@@ -36,8 +37,6 @@ TOLERANCE = 1e-3
 _MOST_PASSES = 12
 # In logarithms of steps.
 _LEAST_MOVE = 0.01
-# Words by which the coder may exceed the entropy: its state is two words long.
-_STATE_WORDS = 2
 
 
 @dataclass(frozen=True)
@@ -252,67 +251,13 @@ def _entropies() -> NDArray[np.float64]:
     return np.array([_entropy(ratio) for ratio in _LOG_RATIOS])
 
 
-@dataclass(frozen=True)
-class Table:
-    """Frequencies of symbols from `first` on, for columns up to exponent `last`."""
-
-    last: int
-    first: int
-    counts: NDArray[np.int64]
-
-    @property
-    def codes(self) -> NDArray[np.uint8]:
-        return _frequency_codes(self.counts)
-
-    def bits(self) -> float:
-        """Bits of head, table and symbols."""
-        frequencies = _frequencies(self.codes)
-        there = self.counts > 0
-        # the coder rounds probabilities to 24 bits
-        chances = frequencies[there] / frequencies.sum()
-        symbols = -(self.counts[there] * np.log2(chances)).sum()
-        return 8 * (struct.calcsize(TABLE_HEAD) + len(self.counts)) + float(symbols)
-
-
-def _frequency_codes(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Eight times each count, rounded to four bits behind the leading one: see `table_model`."""
-    wide = 8 * counts.astype(np.int64)
-    exponents = np.maximum(0, np.floor(np.log2(np.maximum(wide, 1))).astype(np.int64) - 3)
-    mantissas = np.round(wide / (1 << exponents)).astype(np.int64)
-    exponents, mantissas = np.where(mantissas == 16, exponents + 1, exponents), np.where(mantissas == 16, 8, mantissas)
-    codes = (exponents << 3) + (mantissas - 8)
-    # a count of 1 would be the code of none
-    return np.where(counts > 0, np.maximum(codes, 1), 0).astype(np.uint8)
-
-
-def _frequencies(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-    wide = codes.astype(np.int64)
-    return np.where(codes > 0, (8 + (wide & 7)) * 2.0 ** (wide >> 3), 0.0)
-
-
-def table_of(values: NDArray[np.int32], last: int = 0) -> Table:
-    """The coder wants two symbols at least."""
-    values = values.astype(np.int64)
-    first = int(values.min())
-    return Table(last, first, np.bincount(values - first, minlength=2))
-
-
-def _merged(one: Table, other: Table) -> Table:
-    first = min(one.first, other.first)
-    end = max(one.first + len(one.counts), other.first + len(other.counts))
-    counts = np.zeros(end - first, dtype=np.int64)
-    for table in (one, other):
-        counts[table.first - first :][: len(table.counts)] += table.counts
-    return Table(max(one.last, other.last), first, counts)
-
-
 def tables_of(matrix: CodedMatrix) -> list[Table]:
     """Tables of row exponents, column exponents and symbols; neighbouring classes of columns are one where it pays."""
     columns = matrix.of_columns.numpy()
     by_column = matrix.symbols.T.numpy()
     classes = [table_of(by_column[columns == exponent].reshape(-1), int(exponent)) for exponent in np.unique(columns)]
     costs = [table.bits() for table in classes]
-    joined = [_merged(*pair) for pair in pairwise(classes)]
+    joined = [merged(*pair) for pair in pairwise(classes)]
     joined_costs = [table.bits() for table in joined]
     while joined:
         gains = [costs[i] + costs[i + 1] - cost for i, cost in enumerate(joined_costs)]
@@ -322,22 +267,11 @@ def tables_of(matrix: CodedMatrix) -> list[Table]:
         classes[best : best + 2] = [joined[best]]
         costs[best : best + 2] = [joined_costs[best]]
         first = max(0, best - 1)
-        joined[first : best + 2] = [_merged(*pair) for pair in pairwise(classes[first : best + 2])]
+        joined[first : best + 2] = [merged(*pair) for pair in pairwise(classes[first : best + 2])]
         joined_costs[first : best + 2] = [
             table.bits() for table in joined[first : first + len(classes[first : best + 2]) - 1]
         ]
     return [table_of(matrix.of_rows.numpy()), table_of(columns), *classes]
-
-
-def stream_bytes(tables: Sequence[Table]) -> int:
-    """An upper bound of the bytes of a stream with these tables."""
-    heads = sum(map(_table_bytes, tables))
-    words = math.ceil((sum(table.bits() for table in tables) - 8 * heads) * (1 + 1e-5) / 32) + _STATE_WORDS
-    return struct.calcsize(HEAD) + heads + 4 * words
-
-
-def _table_bytes(table: Table) -> int:
-    return struct.calcsize(TABLE_HEAD) + len(table.counts)
 
 
 def to_bytes(matrix: CodedMatrix) -> bytes:

@@ -113,11 +113,10 @@ def inverse_factor(moments: Tensor, damping: float, order: Tensor | None = None)
 
     Columns stand in `order`, if one is given. Few copies in doubles live at once.
     """
+    ordered = moments if order is None else moments[order[:, None], order]
     while True:
-        damped = moments.to(torch.float64, copy=True)
+        damped = ordered.to(torch.float64, copy=True)
         damped.diagonal().add_(damping)
-        if order is not None:
-            damped = damped[order][:, order]
         lower, failed = torch.linalg.cholesky_ex(damped)
         del damped
         if not failed:

@@ -68,7 +68,7 @@ class Priced:
 
         Where much is given up that is in weak ones, so that the strong ones make up for it; else the strong come first.
         """
-        return self.moments.diagonal().argsort(descending=not self.weak_first)
+        return self.moments.diagonal().argsort(descending=not self.weak_first, stable=True)
 
     @cached_property
     def factor(self) -> Tensor:

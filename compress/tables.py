@@ -16,15 +16,13 @@ from compress.coding import (
     ROW_GRIDS,
     CodedMatrix,
     RoundedRows,
-    Table,
     code_matrix,
     column_exponents,
     relative_steps,
     round_rows,
-    stream_bytes,
-    table_of,
     write_stream,
 )
+from compress.frequencies import Table, stream_bytes, table_of
 from compress.gptq import Hessian
 from compress.pricing import Priced, priced
 from compress.quantize import PackedMatrix, quantize

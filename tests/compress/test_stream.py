@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 import launch
 from compress import ledger, tables
 from compress.checkpoint import load_checkpoint, write_checkpoint
-from compress.coding import code_matrix, stream_bytes
+from compress.coding import code_matrix
+from compress.frequencies import stream_bytes
 from compress.gptq import Hessian
 from compress.heal import make_lessons
 from compress.ledger import open_ledger
