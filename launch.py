@@ -21,6 +21,7 @@ from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, ROLES
 from search.adapting import AdaptationSettings, run_adaptation
 from search.banking import BankSettings, run_bank
+from search.fidelity import FidelitySettings, run_fidelity
 from search.folders import evaluate_folder, measure_size
 from search.outlooks import PlanSettings, plan_ranges
 from search.report import (
@@ -28,6 +29,7 @@ from search.report import (
     print_bank,
     print_evaluation,
     print_export,
+    print_fidelity,
     print_plans,
     print_size,
     print_streaming,
@@ -50,6 +52,7 @@ examples:
   python launch.py plan --model qwen2-audio-7b --bin all
                                                    what the 7B model can be in each bin; no download
   python launch.py bank                            make ahead what trials are put together from
+  python launch.py fidelity --bin 3 --plans 40     how well the cheap scores rank plans
   python launch.py adapt --out adapted             train the model on the task before it is compressed
   python launch.py compress --model FOLDER --plan plan.json --out FOLDER
                                                    one plan carried out, whatever the size of the model
@@ -190,6 +193,27 @@ def _bank(options: argparse.Namespace) -> Shown:
     return run_bank(settings, Console(stderr=options.json)), print_bank
 
 
+def _fidelity(options: argparse.Namespace) -> Shown:
+    search = SearchSettings(
+        study=options.study if options.study is not None else _default_name(options),
+        trials=options.plans,
+        bin=options.bin,
+        max_size=options.max_size,
+        model=options.model,
+        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        directions=_directions(options),
+        seed=options.seed,
+        finalist_heal_steps=options.heal_steps,
+        heal_rows=options.heal_rows,
+        pins=tuple(options.pin),
+        units=UNITS[options.units],
+        rates=options.rates,
+        bank=Path(options.bank),
+        bank_size=options.bank_size,
+    )
+    return run_fidelity(FidelitySettings(search, options.plans), Console(stderr=options.json)), print_fidelity
+
+
 def _export(options: argparse.Namespace) -> Shown:
     return asdict(export(_folder(options), options.to, Path(options.out))), print_export
 
@@ -215,6 +239,7 @@ def _directions(options: argparse.Namespace) -> tuple[str, ...]:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
     "search": _search,
+    "fidelity": _fidelity,
     "bank": _bank,
     "plan": _plan,
     "adapt": _adapt,
@@ -243,7 +268,16 @@ class _Shared:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launch.py", description=__doc__, epilog=_EXAMPLES, formatter_class=_STYLE)
     commands, shared = parser.add_subparsers(dest="command", required=True), _shared()
-    for add in (_add_search, _add_bank, _add_plan, _add_adapt, _add_compress, _add_evaluate, _add_folder_commands):
+    for add in (
+        _add_search,
+        _add_fidelity,
+        _add_bank,
+        _add_plan,
+        _add_adapt,
+        _add_compress,
+        _add_evaluate,
+        _add_folder_commands,
+    ):
         add(commands, shared)
     return parser
 
@@ -326,6 +360,28 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         choices=("auto", "cpu"),
         help="where to compute; GPUs are not used yet (%(default)s)",
     )
+
+
+def _add_fidelity(commands: Any, shared: _Shared) -> None:
+    measured = commands.add_parser(
+        "fidelity",
+        parents=[shared.common, shared.data, shared.pinned, shared.banked],
+        help="how well the cheap scores rank plans",
+        description="Score plans, half of them random, half near where a search ends, by every cheap score on as many "
+        "utterances as each rung has; then translate the select role with them, unhealed and healed. Prints how well "
+        "the cheap scores put them in order. What is scored stays; the same command goes on.",
+        epilog=_EXAMPLES,
+        formatter_class=_STYLE,
+    )
+    size = measured.add_mutually_exclusive_group(required=True)
+    size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
+    size.add_argument("--max-size", metavar="SIZE", help="instead of a bin, as in search")
+    measured.add_argument("--plans", type=int, default=40, help="how many plans (%(default)s)")
+    measured.add_argument("--model", help="folder or hub id, as in search; default: the bundled model")
+    measured.add_argument("--study", help="name of the study, in whose folder results are kept; default: after the bin")
+    measured.add_argument("--heal-steps", type=int, default=100, help="healing steps of a plan (%(default)s)")
+    measured.add_argument("--heal-rows", type=int, default=16, help="rows a step of healing (%(default)s)")
+    measured.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
 
 
 def _add_bank(commands: Any, shared: _Shared) -> None:

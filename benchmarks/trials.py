@@ -30,10 +30,10 @@ from models.reference import BUNDLED
 from proxies.prefixes import Prefixes
 from scoring.metrics import score
 from scoring.translate import translate
+from search.fidelity import random_plans
 from search.workbench import RUNG_UTTERANCES, Workbench, counted
 from space.bins import bin_range
 from space.choices import VOCABULARY, choices, choices_of, plan_of
-from space.genes import repair
 from space.limits import Limits
 from space.plan import Plan
 
@@ -48,13 +48,6 @@ class Timed:
     trial: float
     assembly: float
     forward: float
-
-
-def random_plans(limits: Limits, count: int) -> list[Plan]:
-    """Options at random, repaired into the bin."""
-    rng, options = random.Random(0), choices(limits.layout)
-    drawn = ({name: rng.choice(found) for name, found in options.items()} for _ in range(count))
-    return [repair(plan_of(limits.layout, chosen), limits, seed) for seed, chosen in enumerate(drawn)]
 
 
 def neighbours(limits: Limits, first: Plan, count: int) -> list[Plan]:
@@ -116,7 +109,7 @@ def main() -> None:
         old = workbench.prefixes
         return Prefixes(old.layout, old.curriculum, old.utterances, old.rows_an_utterance, old.batch_rows)
 
-    plans = random_plans(limits, options.plans)
+    plans = random_plans(limits, options.plans, seed=0)
     timed(workbench, fresh(), plans[:1])  # libraries warm up
     made = timed(workbench, fresh(), plans)
     there = timed(workbench, fresh(), plans)

@@ -7,7 +7,7 @@ whole encoder has all that was heard.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,11 +85,24 @@ class Prefixes:
 
         On the utterances of a rung, 0 the first.
         """
+        return self._mean(candidate, vocabulary, rung, _divergence)
+
+    @torch.no_grad()
+    def loss(self, candidate: Assembled, vocabulary: int, rung: int) -> float:
+        """The candidate's loss on the references, in nats a token of the source, on the utterances of a rung."""
+        return self._mean(candidate, vocabulary, rung, _loss)
+
+    def forget(self) -> None:
+        """Lets go of what earlier candidates left: the next one is computed whole."""
+        self.states = States(self.states.most_bytes)
+
+    def _mean(self, candidate: Assembled, vocabulary: int, rung: int, measure: _Measure) -> float:
+        """What is measured of log-probabilities (predicted tokens, vocabulary), by the tokens the source has."""
         total, tokens = 0.0, 0
         for step in range(rung + 1):
             for number, lessons in enumerate(self._lessons(candidate, vocabulary, step)):
                 student = self._logits(candidate, lessons.rows, (step, number)).log_softmax(-1)
-                total += float(nn.functional.kl_div(student, lessons.teacher, log_target=True, reduction="sum"))
+                total += float(measure(student, lessons))
                 tokens += lessons.source_tokens
         return total / tokens
 
@@ -184,6 +197,18 @@ class Prefixes:
     def _count(self, layers: int, done: int) -> None:
         self.layers_whole += layers
         self.layers_run += layers - done
+
+
+# Of log-probabilities of a batch's target tokens (predicted tokens, vocabulary), summed over the tokens.
+_Measure = Callable[[Tensor, _Lessons], Tensor]
+
+
+def _divergence(student: Tensor, lessons: _Lessons) -> Tensor:
+    return nn.functional.kl_div(student, lessons.teacher, log_target=True, reduction="sum")
+
+
+def _loss(student: Tensor, lessons: _Lessons) -> Tensor:
+    return nn.functional.nll_loss(student, lessons.rows.targets, reduction="sum")
 
 
 def _made(lessons: Sequence[Lesson], pad: int) -> _Lessons:

@@ -228,3 +228,32 @@ def print_streaming(streaming: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     console.print(f"score it: python launch.py evaluate {path}", soft_wrap=True)
+
+
+def print_fidelity(found: dict[str, Any], console: Console) -> None:
+    """A table for each full evaluation: rank correlations of every proxy, intervals behind them."""
+    rows = {(row["full"], row["proxy"], row["group"]): row for row in found["table"]}
+    groups = list(dict.fromkeys(group for _, _, group in rows))
+    for full in dict.fromkeys(full for full, _, _ in rows):
+        plans = f"{len(found['plans'])} plans {full}, rank correlation with chrF on select"
+        table = Table(title=f"{found['study']}: {found['range']}, {plans}")
+        for column in (
+            "proxy, utterances",
+            "s",
+            *(f"{group}: {x}" for group in groups for x in ("Spearman", "Kendall")),
+        ):
+            table.add_column(column, justify="left" if column.startswith("proxy") else "right")
+        for proxy in dict.fromkeys(proxy for _, proxy, _ in rows):
+            ranks = [rows[full, proxy, group] for group in groups]
+            cells = [cell for row in ranks for cell in _correlations(row)]
+            table.add_row(proxy, f"{ranks[0]['seconds']:.2f}", *cells)
+        console.print(table)
+    console.print("1: in the order of the full evaluation; 95 % bootstrap intervals in brackets; seconds are medians")
+
+
+def _correlations(row: dict[str, Any]) -> tuple[str, str]:
+    spearman = row["spearman"]
+    return (
+        f"{spearman['value']:.2f} ({spearman['low']:.2f}, {spearman['high']:.2f})",
+        f"{row['kendall']['value']:.2f}",
+    )

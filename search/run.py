@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from compress.heal import HealSettings
-from corpora.roles import open_corpus
-from models.loading import Source, load_source
-from models.reference import resolve_model
-from models.vocabulary import with_vocabulary
-from search.banking import open_bank
+from models.loading import Source
 from search.baselines import starts
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
+from search.opening import opened, workbench_of
 from search.samplers import RepairingSampler, sampler_named
-from search.settings import SearchSettings, comparability, model_fingerprint
+from search.settings import SearchSettings, comparability
 from search.study import driver_lock, open_study, storage_errors
-from search.workbench import SIGNATURE, Workbench, counted, make_workbench, with_recombined
+from search.workbench import SIGNATURE, Workbench, with_recombined
 from space import VERSION
 from space.bins import format_bytes
-from space.choices import VOCABULARY
 from space.genes import HEAL_STEPS
 from space.limits import Limits
-from space.pins import read_pins
 from space.plan import Heal
-from space.rates import LADDERS
 
 SUMMARY = "summary.json"
-_MOST_FINDINGS = 4
 
 
 @dataclass(frozen=True)
@@ -59,21 +51,10 @@ class Job:
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     """Runs or resumes the study to its total and returns what summary.json holds. Raises UserError for mistakes."""
     started = time.monotonic()
-    settings.check()
     make_inner = sampler_named(settings.sampler)
-    folder = resolve_model(settings.model)
-    source = load_source(folder)
-    source = replace(source, layout=replace(source.layout, rates=LADDERS[settings.rates]))
-    size_range, layout = settings.size_range(source.layout), with_vocabulary(source.layout, source.vocabulary)
-    early = [pin for pin in settings.pins if not pin.lstrip().startswith(VOCABULARY)]
-    # Asks whether anything could fit before the data is read; what the prompts need of the vocabulary is added then.
-    Limits(layout, size_range, source.fixed_bytes, read_pins(early, layout)).check()
-    corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
-    source = counted(source, corpus, settings.languages)
-    limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(settings.pins, source.layout))
-    limits.check()
-    model, data = model_fingerprint(folder), corpus.fingerprint()
-    shared = comparability(settings, size_range, model=model, data=data)
+    found = opened(settings)
+    source, limits, size_range = found.source, found.limits, found.size_range
+    shared = comparability(settings, size_range, model=found.model, data=found.data)
     with driver_lock(settings.folder, settings.storage):
         study = open_study(settings, shared, RepairingSampler(make_inner, limits, seed=settings.seed))
         console.print(
@@ -82,15 +63,12 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
             f"{format_bytes(source.layout.source_bytes, size_range.units)}"
             f" (bins scale with the source), study {settings.folder}"
         )
-        bank = open_bank(settings.bank, settings.bank_size, model=model, data=data, languages=settings.languages)
-        with console.status("measuring the source: moments and teacher"):
-            workbench = make_workbench(source, corpus, settings.languages, bank)
-        _tell_findings(workbench.findings, console)
+        workbench = workbench_of(settings, found, console)
         signature = (
             f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
             f"|data {shared['data']}|tightfit {VERSION}"
         )
-        exam = Exam(corpus, settings.directions, shared["data"])
+        exam = Exam(found.corpus, settings.directions, shared["data"])
         job = Job(settings, source, limits, study, workbench, exam, console, signature)
         with storage_errors(settings.storage or str(settings.folder / "study.db")):
             _search(job)
@@ -100,14 +78,6 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         summary = _summary(job, results, baseline, seconds)
         write_whole(settings.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
     return summary
-
-
-def _tell_findings(findings: Sequence[str], console: Console) -> None:
-    """What calibration found odd, a few lines of it at most."""
-    for line in findings[:_MOST_FINDINGS]:
-        console.print(f"calibration: {line}", markup=False)
-    if len(findings) > _MOST_FINDINGS:
-        console.print(f"calibration: {len(findings) - _MOST_FINDINGS} more of the kind")
 
 
 def _search(job: Job) -> None:

@@ -33,7 +33,7 @@ _BATCH_ROWS = 48
 # Rows of the calibrate role that moments are measured on, at most.
 _MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
-_TRIAL_TOLERANCE = 0.03
+TRIAL_TOLERANCE = 0.03
 # Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
 RUNG_UTTERANCES = (8, 48)
 SIGNATURE = f"KL(source||candidate), nats a token|at most {RUNG_UTTERANCES} utterances of the proxy role"
@@ -85,7 +85,7 @@ class Workbench:
             if not promote(rung, scores[-1]):
                 return done(pruned=True)
         if plan.heal.steps:
-            model = compress(self.source, plan, self.bank, seed=seed, tolerance=_TRIAL_TOLERANCE).model
+            model = compress(self.source, plan, self.bank, seed=seed, tolerance=TRIAL_TOLERANCE).model
             scores.append(self.divergence(model, plan.vocabulary))
         else:
             scores.append(scores[-1])
@@ -117,7 +117,7 @@ def make_workbench(
     found = folder.facts(facts)
     proxy, select = (lessons(role, max(RUNG_UTTERANCES)) for role in ("proxy", "select"))
     bank = Bank(found.measured.hessians, found.orders, found.measured.behind, calibrate)
-    assembler = Assembler(source, bank, folder.shelf, _TRIAL_TOLERANCE)
+    assembler = Assembler(source, bank, folder.shelf, TRIAL_TOLERANCE)
     prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages), _BATCH_ROWS)
     findings = found.measured.findings
     return Workbench(source, folder, bank, assembler, prefixes, proxy, select, len(languages), findings)

@@ -1,6 +1,26 @@
-"""Hypothesis draws the same examples every time and has no deadline: machines are noisy."""
+"""Settings of Hypothesis, and tiny sources of every kind with their banks.
 
+Hypothesis draws the same examples every time and has no deadline: machines are noisy.
+"""
+
+from __future__ import annotations
+
+import pytest
 from hypothesis import settings
+
+from compress.pipeline import Bank
+from models.loading import Source
+from tests.tiny import TINY, load_tiny, tiny_bank
 
 settings.register_profile("tightfit", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("tightfit")
+
+
+@pytest.fixture(scope="module", params=TINY)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"), request.param)
+
+
+@pytest.fixture(scope="module")
+def bank(source: Source) -> Bank:
+    return tiny_bank(source)

@@ -6,31 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.nn.functional import cross_entropy
 
 from compress.assembly import Assembler
 from compress.heal import make_lessons
 from compress.pipeline import Bank
 from compress.shelf import Shelf
 from compress.vocabulary import Curriculum
-from models.loading import Source
+from models.inputs import make_batch, target_logits
+from models.loading import Source, pad_token
 from proxies.divergence import divergence
 from proxies.prefixes import Prefixes, States
 from space.choices import choices, plan_of
-from space.plan import REMOVED, Plan, Sublayer
-from space.rates import Coded
-from tests.tiny import TINY, load_tiny, random_plans, tiny_bank, tiny_rows
+from space.plan import REMOVED, Plan, Sublayer, uniform_plan
+from space.rates import WHOLE, Coded
+from tests.tiny import random_plans, tiny_rows
 
 UTTERANCES = (2, 5)
-
-
-@pytest.fixture(scope="module", params=TINY)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_tiny(tmp_path_factory.mktemp(request.param), request.param)
-
-
-@pytest.fixture(scope="module")
-def bank(source: Source) -> Bank:
-    return tiny_bank(source)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +100,27 @@ def test_a_tower_may_be_removed_but_for_one_sublayer(
     candidate = assembler.assembled(plan)
     wanted = divergence(candidate.model, curriculum.of(plan.vocabulary)[: 2 * UTTERANCES[0]])
     assert prefixes.divergence(candidate, plan.vocabulary, 0) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_loss_is_that_of_the_references(source: Source, bank: Bank, curriculum: Curriculum) -> None:
+    prefixes = _prefixes(source, curriculum)
+    candidate = Assembler(source, bank, Shelf(), 0.03).assembled(uniform_plan(source.layout, WHOLE))
+    lessons = curriculum.lessons[: 2 * UTTERANCES[1]]
+    losses = []
+    for lesson in lessons:
+        batch = make_batch([lesson.row], pad_token(candidate.model))
+        losses.append(float(cross_entropy(target_logits(candidate.model, batch), batch.targets, reduction="sum")))
+    expected = sum(losses) / sum(lesson.source_tokens for lesson in lessons)
+    assert prefixes.loss(candidate, source.layout.vocabulary, 1) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_forgotten_is_computed_again(source: Source, bank: Bank, curriculum: Curriculum) -> None:
+    prefixes = _prefixes(source, curriculum)
+    candidate = Assembler(source, bank, Shelf(), 0.03).assembled(uniform_plan(source.layout, WHOLE))
+    first = prefixes.divergence(candidate, source.layout.vocabulary, 0)
+    layers = prefixes.layers_run
+    prefixes.divergence(candidate, source.layout.vocabulary, 0)
+    assert prefixes.layers_run == layers
+    prefixes.forget()
+    assert prefixes.divergence(candidate, source.layout.vocabulary, 0) == pytest.approx(first, rel=1e-6)
+    assert prefixes.layers_run == 2 * layers

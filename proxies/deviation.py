@@ -1,0 +1,147 @@
+"""Proxies that run no model: how far a plan's weights are from the source's, weighed by inputs or by gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from compress.gptq import Hessian
+from compress.pipeline import Bank
+from compress.prune import blocks_of, kept_columns, kept_of, rows_of, tower_of
+from compress.units import matrix
+from models.anatomy import Place, places
+from models.inputs import Batch, target_logits
+from models.loading import Source
+from proxies.tryout import Tryout
+from space.plan import Plan, uniform_plan
+from space.rates import WHOLE
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is lost of matrix `index` of a unit: `lost` (rows, columns), and which rows of the source's these are.
+
+    Heads and channels that go are lost in the matrix that reads them, so rows that feed them are left out elsewhere.
+    """
+
+    unit: str
+    index: int
+    rows: Tensor | None
+    lost: Tensor
+    source: Tensor
+    hessian: Hessian
+
+    def share(self) -> float:
+        """The squared error of the outputs over their power."""
+        # of lookup tables the Hessian is over the rows
+        lost, source = (x.T if self.hessian.moments.dim() == 1 else x for x in (self.lost, self.source))
+        return self.hessian.error(lost) / max(self.hessian.error(source), 1e-30)
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """The source's matrices, which plans are compared with."""
+
+    source: Source
+    bank: Bank
+    _whole: dict[str, Place] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        whole = places(self.source.model, uniform_plan(self.source.layout, WHOLE))
+        object.__setattr__(self, "_whole", {place.name: place for place in whole})
+
+    def of(self, tryout: Tryout) -> Iterator[Difference]:
+        """Of every matrix of a plan; of sublayers that are removed only of the last one, which loses everything."""
+        there = {place.name: place for place in places(tryout.candidate.model, tryout.plan)}
+        for name, whole in self._whole.items():
+            if name not in there:
+                last = matrix(whole.matrices[-1])
+                yield Difference(name, len(whole.matrices) - 1, None, last, last, self.bank.hessians[name][-1])
+            elif tower_of(name, self.source.layout):
+                yield from self._sublayer(whole, there[name], tryout.plan)
+            else:
+                yield from self._table(whole, there[name], tryout.plan)
+
+    def _sublayer(self, whole: Place, there: Place, plan: Plan) -> Iterator[Difference]:
+        name = whole.name
+        tower = tower_of(name, self.source.layout)
+        assert tower is not None
+        hessians = self.bank.hessians[name]
+        columns = kept_columns(self.bank.orders[name], kept_of(name, plan), blocks_of(name, tower))
+        for index, rows in enumerate(rows_of(whole, tower, columns)):
+            source = matrix(whole.matrices[index])[rows]
+            yield Difference(name, index, rows, source - matrix(there.matrices[index]), source, hessians[index])
+        source = matrix(whole.matrices[-1])
+        lost = source.clone()
+        lost[:, columns] -= matrix(there.matrices[-1])
+        yield Difference(name, len(whole.matrices) - 1, None, lost, source, hessians[-1])
+
+    def _table(self, whole: Place, there: Place, plan: Plan) -> Iterator[Difference]:
+        rows = None
+        if whole.name in ("embedding", "lm_head") and plan.vocabulary < self.source.vocabulary.rows:
+            rows = torch.tensor(self.source.vocabulary.kept(plan.vocabulary))
+        for index, (old, new) in enumerate(zip(whole.matrices, there.matrices, strict=True)):
+            hessian, source = self.bank.hessians[whole.name][index], matrix(old)
+            if rows is not None:
+                hessian, source = hessian.of(rows) if hessian.moments.dim() == 1 else hessian, source[rows]
+            yield Difference(whole.name, index, rows, source - matrix(new), source, hessian)
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """Sum over matrices of the squared error of their outputs over the outputs' power."""
+
+    deviations: Deviations
+
+    @torch.no_grad()
+    def __call__(self, tryout: Tryout) -> float:
+        return sum(one.share() for one in self.deviations.of(tryout))
+
+
+@dataclass(frozen=True)
+class GradientError:
+    """Sum over entries of squared gradient times squared error: the loss's second-order change by an empirical Fisher.
+
+    As NVIDIA's ModelOpt scores quantisation options; one pass over some rows serves all plans.
+    """
+
+    deviations: Deviations
+    squares: Mapping[tuple[str, int], Tensor]
+
+    @torch.no_grad()
+    def __call__(self, tryout: Tryout) -> float:
+        total = 0.0
+        for one in self.deviations.of(tryout):
+            squares = self.squares[one.unit, one.index]
+            squares = squares if one.rows is None else squares[one.rows]
+            total += float((one.lost.square() * squares).sum())
+        return total
+
+
+def squared_gradients(source: Source, batches: Iterable[Batch]) -> dict[tuple[str, int], Tensor]:
+    """Mean over batches of the squared gradient of the references' loss (nats a token), matrix by matrix."""
+    model, count = source.model, 0
+    found: dict[tuple[str, int], Tensor] = {}
+    modules: Sequence[tuple[tuple[str, int], nn.Module]] = [
+        ((place.name, index), module)
+        for place in places(model, uniform_plan(source.layout, WHOLE))
+        for index, module in enumerate(place.matrices)
+    ]
+    model.requires_grad_(True)
+    try:
+        for batch in batches:
+            model.zero_grad(set_to_none=True)
+            torch.autograd.backward(nn.functional.cross_entropy(target_logits(model, batch), batch.targets))
+            for key, module in modules:
+                gradient = module.weight.grad
+                assert isinstance(gradient, Tensor)
+                square = gradient.reshape(len(gradient), -1).square()
+                found[key] = found[key] + square if key in found else square
+            count += 1
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.requires_grad_(False)
+    return {key: squares / max(1, count) for key, squares in found.items()}

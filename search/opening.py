@@ -1,0 +1,71 @@
+"""What a search and a study of its proxies begin with: model, data and limits, checked; then the bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from corpora.roles import Corpus, open_corpus
+from models.loading import Source, load_source
+from models.reference import resolve_model
+from models.vocabulary import with_vocabulary
+from search.banking import open_bank
+from search.settings import SearchSettings, model_fingerprint
+from search.workbench import Workbench, counted, make_workbench
+from space.bins import SizeRange
+from space.choices import VOCABULARY
+from space.limits import Limits
+from space.pins import read_pins
+from space.rates import LADDERS
+
+_MOST_FINDINGS = 4
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Model and data with their fingerprints, and the limits that plans of them must keep to."""
+
+    source: Source
+    corpus: Corpus
+    limits: Limits
+    size_range: SizeRange
+    model: str
+    data: str
+
+
+def opened(settings: SearchSettings) -> Opened:
+    """Loads and checks what the settings name. Raises UserError for mistakes; nothing is written."""
+    settings.check()
+    folder = resolve_model(settings.model)
+    source = load_source(folder)
+    source = replace(source, layout=replace(source.layout, rates=LADDERS[settings.rates]))
+    size_range, layout = settings.size_range(source.layout), with_vocabulary(source.layout, source.vocabulary)
+    early = [pin for pin in settings.pins if not pin.lstrip().startswith(VOCABULARY)]
+    # Asks whether anything could fit before the data is read; what the prompts need of the vocabulary is added then.
+    Limits(layout, size_range, source.fixed_bytes, read_pins(early, layout)).check()
+    corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
+    source = counted(source, corpus, settings.languages)
+    limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(settings.pins, source.layout))
+    limits.check()
+    return Opened(source, corpus, limits, size_range, model_fingerprint(folder), corpus.fingerprint())
+
+
+def workbench_of(settings: SearchSettings, found: Opened, console: Console) -> Workbench:
+    """The workbench of what was opened; what the bank has is not measured again. Says what calibration found odd."""
+    bank = open_bank(
+        settings.bank, settings.bank_size, model=found.model, data=found.data, languages=settings.languages
+    )
+    with console.status("measuring the source: moments and teacher"):
+        workbench = make_workbench(found.source, found.corpus, settings.languages, bank)
+    _tell(workbench.findings, console)
+    return workbench
+
+
+def _tell(findings: Sequence[str], console: Console) -> None:
+    """A few lines at most."""
+    for line in findings[:_MOST_FINDINGS]:
+        console.print(f"calibration: {line}", markup=False)
+    if len(findings) > _MOST_FINDINGS:
+        console.print(f"calibration: {len(findings) - _MOST_FINDINGS} more of the kind")

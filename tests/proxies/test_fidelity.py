@@ -1,0 +1,49 @@
+"""Rank correlations of cheap scores: known orders, parity with scipy, intervals that hold what they are of."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau, spearmanr
+
+from proxies.fidelity import best_quarter, fidelity
+
+
+def test_the_same_order_is_one_and_the_reverse_is_minus_one() -> None:
+    full = [3.0, 1.0, 2.0, 5.0, 4.0]
+    same, reverse = fidelity([math.exp(x) for x in full], full, 0), fidelity([-x for x in full], full, 0)
+    assert same.plans == 5
+    assert [same.spearman.value, same.kendall.value, same.spearman.low, same.spearman.high] == pytest.approx([1.0] * 4)
+    assert [reverse.spearman.value, reverse.kendall.value] == pytest.approx([-1.0] * 2)
+
+
+def test_scipy_says_the_same_and_the_interval_holds_it() -> None:
+    rng = np.random.default_rng(1)
+    full = rng.normal(size=40)
+    cheap = full + 0.7 * rng.normal(size=40)
+    found = fidelity(list(cheap), list(full), 3)
+    assert found.spearman.value == pytest.approx(spearmanr(cheap, full).statistic)
+    assert found.kendall.value == pytest.approx(kendalltau(cheap, full).statistic)
+    assert found.spearman.low < found.spearman.value < found.spearman.high
+    assert found.spearman.high - found.spearman.low < 0.6
+    assert found == fidelity(list(cheap), list(full), 3)
+    assert found != fidelity(list(cheap), list(full), 4)
+
+
+def test_scores_that_are_all_equal_say_nothing() -> None:
+    found = fidelity([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], 0)
+    assert math.isnan(found.spearman.value)
+    assert math.isnan(found.kendall.low)
+
+
+def test_three_plans_are_too_few() -> None:
+    with pytest.raises(ValueError, match="3 plans"):
+        fidelity([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 0)
+
+
+def test_the_best_quarter_has_the_lowest_scores() -> None:
+    full = [float(x) for x in (9, 2, 7, 4, 1, 8, 3, 6, 5, 0, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)]
+    assert sorted(full[i] for i in best_quarter(full)) == [0, 1, 2, 3, 4]
+    assert len(best_quarter(full[:8])) == 4
