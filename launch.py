@@ -95,30 +95,37 @@ Shown = tuple[dict[str, Any], Callable[[dict[str, Any], Console], None]]
 
 
 def _search(options: argparse.Namespace) -> Shown:
-    name = options.study if options.study is not None else _default_name(options)
-    settings = SearchSettings(
-        study=name,
+    settings = _search_settings(
+        options,
         trials=options.trials,
+        storage=options.storage,
+        sampler=options.sampler,
+        device=options.device,
+        finalists=options.finalists,
+        recombined=options.recombined,
+    )
+    return run_search(settings, Console(stderr=options.json)), print_summary
+
+
+def _search_settings(options: argparse.Namespace, **more: Any) -> SearchSettings:
+    """What a search and the commands about one have in common, and what is given besides."""
+    return SearchSettings(
+        study=options.study if options.study is not None else _default_name(options),
         bin=options.bin,
         max_size=options.max_size,
         model=options.model,
         data=Path(options.data) if options.data else BUNDLED_CORPUS,
         directions=_directions(options),
-        storage=options.storage,
-        sampler=options.sampler,
         seed=options.seed,
-        device=options.device,
-        finalists=options.finalists,
         finalist_heal_steps=options.heal_steps,
         heal_rows=options.heal_rows,
-        recombined=options.recombined,
         pins=tuple(options.pin),
         units=UNITS[options.units],
         rates=options.rates,
         bank=Path(options.bank),
         bank_size=options.bank_size,
+        **more,
     )
-    return run_search(settings, Console(stderr=options.json)), print_summary
 
 
 def _default_name(options: argparse.Namespace) -> str:
@@ -194,24 +201,8 @@ def _bank(options: argparse.Namespace) -> Shown:
 
 
 def _fidelity(options: argparse.Namespace) -> Shown:
-    search = SearchSettings(
-        study=options.study if options.study is not None else _default_name(options),
-        trials=options.plans,
-        bin=options.bin,
-        max_size=options.max_size,
-        model=options.model,
-        data=Path(options.data) if options.data else BUNDLED_CORPUS,
-        directions=_directions(options),
-        seed=options.seed,
-        finalist_heal_steps=options.heal_steps,
-        heal_rows=options.heal_rows,
-        pins=tuple(options.pin),
-        units=UNITS[options.units],
-        rates=options.rates,
-        bank=Path(options.bank),
-        bank_size=options.bank_size,
-    )
-    return run_fidelity(FidelitySettings(search, options.plans), Console(stderr=options.json)), print_fidelity
+    settings = FidelitySettings(_search_settings(options, trials=options.plans), options.plans)
+    return run_fidelity(settings, Console(stderr=options.json)), print_fidelity
 
 
 def _export(options: argparse.Namespace) -> Shown:

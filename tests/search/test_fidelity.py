@@ -5,34 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 import launch
-from corpora.roles import BUNDLED
-from tests.tiny import write_tiny_qwen2
 
 PLANS = 8
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A tiny model that reads, and the first utterances of each role."""
-    folder = tmp_path_factory.mktemp("fidelity")
-    (folder / "model").mkdir()
-    (folder / "data").mkdir()
-    for role, count in {"calibrate": 4, "proxy": 4, "select": 2, "report": 2}.items():
-        pq.write_table(pq.read_table(BUNDLED / f"{role}.parquet").slice(0, count), folder / "data" / f"{role}.parquet")
-    return [
-        "--model",
-        str(write_tiny_qwen2(folder / "model")),
-        "--data",
-        str(folder / "data"),
-        "--heal-steps",
-        "1",
-        "--rates",
-        "packed",
-    ]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +20,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["fidelity", "--bin", "1", "--plans", str(PLANS), *words]
+    command = ["fidelity", "--bin", "1", "--plans", str(PLANS), "--heal-steps", "1", *words]
     assert launch.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     proxies = ["weight error", "gradient", *(f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (8, 48))]
