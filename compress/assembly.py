@@ -201,7 +201,7 @@ class Assembler:
         return Piece(tuple(stored), tuple(x.detach().bfloat16() for x in vectors if x is not None))
 
     def _narrow(self, name: str, hessian: Hessian, columns: Tensor) -> Hessian:
-        """The Hessian of the columns that stay; the last one is kept, so that rate after rate shares its factor."""
+        """The Hessian of the columns that stay; the last one is kept, so that neighbouring rates share its factor."""
         if len(columns) == hessian.columns:
             return hessian
         if self._narrowed is None or self._narrowed[0] != (name, len(columns)):

@@ -163,7 +163,9 @@ class RoundedRows:
 def _scales(source: Tensor, along: Tensor, power: Tensor, upright: float) -> Tensor:
     """Between the scales of least error and those with which the product with the source is the source's own."""
     least, whole = along / power.clamp_min(1e-300), source / along.clamp_min(1e-300)
-    return torch.where((power > 0) & (along > 0), least ** (1 - upright) * whole**upright, 1.0)
+    # of rows whose inputs are silent the products are rounding's
+    told = (source > 0) & (along > 0) & (power > 0)
+    return torch.where(told, least.clamp_min(0) ** (1 - upright) * whole.clamp_min(0) ** upright, 1.0)
 
 
 def round_rows(wanted: Wanted, hessian: Priced, steps: Tensor) -> RoundedRows:

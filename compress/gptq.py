@@ -111,11 +111,14 @@ class Hessian:
 def inverse_factor(moments: Tensor, damping: float, order: Tensor | None = None) -> Tensor:
     """The upper Cholesky factor of the damped inverse (columns, columns); where there is none of more damping.
 
-    Columns stand in `order`, if one is given. Few copies in doubles live at once.
+    Columns stand in `order`, if one is given. Damping must be positive and moments finite. Few copies in doubles live
+    at once.
     """
-    ordered = moments if order is None else moments[order[:, None], order]
+    assert damping > 0
     while True:
+        ordered = moments if order is None else moments[order[:, None], order]
         damped = ordered.to(torch.float64, copy=True)
+        del ordered
         damped.diagonal().add_(damping)
         lower, failed = torch.linalg.cholesky_ex(damped)
         del damped
@@ -123,6 +126,7 @@ def inverse_factor(moments: Tensor, damping: float, order: Tensor | None = None)
             inverse = torch.cholesky_inverse(lower)
             del lower
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            del inverse
             if not failed:
                 found: Tensor = upper.float()
                 return found

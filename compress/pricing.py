@@ -8,12 +8,12 @@ w (H + d) (H + d + p)^-1 with the Hessian H + d + p, and which is the Wiener fil
 Kochman and Erez 2008, Achieving the Gaussian rate-distortion function by prediction).
 
 What is left out makes outputs smaller, in layer after layer alike, where rounding's noise averages out. So rows are
-scaled to somewhere between the least squared error and outputs of the size they had.
+scaled to somewhere between the least squared error and outputs that have as much of the source's outputs as these.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -41,10 +41,9 @@ class Pricing:
 # the bundled model (docs/log.md). A price pays in the model where rates are low only.
 CLOSEST_MODEL = Pricing(-0.5, 4.0, 0.01, 0.7)
 LEAST_ERROR = Pricing(-1.75, 2.0, 1e-4, 0.0)
-# Prices are powers of two, so that neighbouring rates share a factorisation, and none below this one is paid.
-_LEAST_EXPONENT = -10
-# From this price on weak columns are rounded first.
-_MUCH = -6
+# Logarithms to base 2 of shares of the mean power. Prices are powers of two, so that neighbouring rates share a
+# factorisation; none below the first one is paid, and from the second on weak columns are rounded first.
+_LEAST_EXPONENT, _MUCH = -10, -6
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +63,9 @@ class Priced:
 
     @cached_property
     def order(self) -> Tensor:
-        """The columns in the order they are rounded in.
+        """The columns in the order they are rounded in: strong ones first, or weak ones first.
 
-        Where much is given up that is in weak ones, so that the strong ones make up for it; else the strong come first.
+        Where the price is high much of the weak ones is given up, and the strong ones then make up for it.
         """
         return self.moments.diagonal().argsort(descending=not self.weak_first, stable=True)
 
@@ -77,7 +76,10 @@ class Priced:
 
     @cached_property
     def spreads(self) -> Tensor:
-        """The deviation an output's error has from each column alone, inverted (columns,)."""
+        """The inverse of an output's standard deviation due to each column alone (columns,), in the matrix's order.
+
+        Once the columns that are rounded later have made up for what they can.
+        """
         if self.lookup:
             return (self.moments + self.damping).rsqrt()
         found = torch.empty_like(self.factor.diagonal())
@@ -100,7 +102,7 @@ class Priced:
     def of(self, columns: Tensor) -> Priced:
         """One-hot inputs: what the tokens that stay have."""
         assert self.lookup
-        return Priced(self.moments[columns], self.price, self.damping)
+        return replace(self, moments=self.moments[columns])
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ slices. As in `compress.importance`, an embedding's Hessian is how often calibra
 lm_head's is over the positions that predict a target.
 
 Memory: a sublayer and its copy in float32, a removed one beside them, what encoding one matrix takes, and some three
-copies in double precision of the Hessian of the FFN's channels (`Hessian.factor`); of a table the symbols in 16 bits,
-twice. Activations lie in files, three at most, and are read an utterance at a time.
+copies in double precision of the Hessian of the FFN's channels (`compress.gptq.inverse_factor`); of a table the symbols
+in 16 bits, twice. Activations lie in files, three at most, and are read an utterance at a time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
-"""Proxies that run no model: how far a plan's weights are from the source's, weighed by inputs or by gradients."""
+"""Proxies that run no model: how far a plan's weights are from the source's, weighed by inputs or by gradients.
+
+Each matrix is compared with the source's by itself: that a matrix makes up for sublayers removed behind it counts as an
+error of its own, and the sublayers as lost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +16,7 @@ from torch import Tensor, nn
 from compress.gptq import Hessian
 from compress.pipeline import Bank
 from compress.prune import blocks_of, kept_columns, kept_of, rows_of, tower_of
-from compress.units import matrix
+from compress.units import bias, matrix
 from models.anatomy import Place, places
 from models.inputs import Batch, target_logits
 from models.loading import Source
@@ -24,7 +29,8 @@ from space.rates import WHOLE
 class Difference:
     """What is lost of matrix `index` of a unit: `lost` (rows, columns), and which rows of the source's these are.
 
-    Heads and channels that go are lost in the matrix that reads them, so rows that feed them are left out elsewhere.
+    Heads and channels that go are lost in the matrix that reads them, so rows that feed them are left out elsewhere;
+    tokens that go are lost in the embedding, and left out of lm_head.
     """
 
     unit: str
@@ -47,11 +53,11 @@ class Deviations:
 
     source: Source
     bank: Bank
-    _whole: dict[str, Place] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _whole(self) -> dict[str, Place]:
         whole = places(self.source.model, uniform_plan(self.source.layout, WHOLE))
-        object.__setattr__(self, "_whole", {place.name: place for place in whole})
+        return {place.name: place for place in whole}
 
     def of(self, tryout: Tryout) -> Iterator[Difference]:
         """Of every matrix of a plan; of sublayers that are removed only of the last one, which loses everything."""
@@ -77,17 +83,25 @@ class Deviations:
         source = matrix(whole.matrices[-1])
         lost = source.clone()
         lost[:, columns] -= matrix(there.matrices[-1])
-        yield Difference(name, len(whole.matrices) - 1, None, lost, source, hessians[-1])
+        # the bias of a narrowed matrix is refit and takes the mean
+        narrowed = len(columns) < source.shape[1] and bias(whole.matrices[-1]) is not None
+        hessian = hessians[-1].centred if narrowed else hessians[-1]
+        yield Difference(name, len(whole.matrices) - 1, None, lost, source, hessian)
 
     def _table(self, whole: Place, there: Place, plan: Plan) -> Iterator[Difference]:
-        rows = None
+        hessians = self.bank.hessians[whole.name]
         if whole.name in ("embedding", "lm_head") and plan.vocabulary < self.source.vocabulary.rows:
             rows = torch.tensor(self.source.vocabulary.kept(plan.vocabulary))
+            source, stored = matrix(whole.matrices[0]), matrix(there.matrices[0])
+            if whole.name == "lm_head":
+                yield Difference(whole.name, 0, rows, source[rows] - stored, source[rows], hessians[0])
+                return
+            lost = source.clone()
+            lost[rows] -= stored
+            yield Difference(whole.name, 0, None, lost, source, hessians[0])
+            return
         for index, (old, new) in enumerate(zip(whole.matrices, there.matrices, strict=True)):
-            hessian, source = self.bank.hessians[whole.name][index], matrix(old)
-            if rows is not None:
-                hessian, source = hessian.of(rows) if hessian.moments.dim() == 1 else hessian, source[rows]
-            yield Difference(whole.name, index, rows, source - matrix(new), source, hessian)
+            yield Difference(whole.name, index, None, matrix(old) - matrix(new), matrix(old), hessians[index])
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,7 @@ def squared_gradients(source: Source, batches: Iterable[Batch]) -> dict[tuple[st
                 gradient = module.weight.grad
                 assert isinstance(gradient, Tensor)
                 square = gradient.reshape(len(gradient), -1).square()
-                found[key] = found[key] + square if key in found else square
+                found[key] = found[key].add_(square) if key in found else square
             count += 1
     finally:
         model.zero_grad(set_to_none=True)

@@ -17,11 +17,14 @@ _FEWEST = 4
 
 @dataclass(frozen=True)
 class Correlation:
-    """A rank correlation and its 95 % percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3)."""
+    """A rank correlation and its 95 % percentile bootstrap interval (Efron and Tibshirani 1993, section 13.3).
 
-    value: float
-    low: float
-    high: float
+    None where either score is the same for all plans.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Fidelity:
 
 
 def fidelity(cheap: Sequence[float], full: Sequence[float], seed: int) -> Fidelity:
-    """Of cheap scores with full ones of the same plans; both are better the lower they are. NaN where all are equal.
+    """Of cheap scores with full ones of the same plans; both are better the lower they are.
 
     Raises ValueError for fewer than four plans, of which nothing can be said.
     """
@@ -64,6 +67,6 @@ def _correlation(
     """Draws in which all plans are equal say nothing and are left out."""
     found = [measure(one) for one in drawn if len(np.unique(one[:, 0])) > 1 and len(np.unique(one[:, 1])) > 1]
     if len(np.unique(scores[:, 0])) < 2 or len(np.unique(scores[:, 1])) < 2 or not found:
-        return Correlation(float("nan"), float("nan"), float("nan"))
+        return Correlation(None, None, None)
     low, high = np.quantile(found, (_TAIL, 1 - _TAIL))
     return Correlation(measure(scores), float(low), float(high))

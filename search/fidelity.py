@@ -1,18 +1,21 @@
 """How well cheap scores rank: plans of a bin scored by every proxy at every rung, then carried out in full and scored.
 
-Half of the plans are random, half are near where a search ends: its first plans and neighbours of them. The full
-evaluation is chrF on the select role, unhealed and healed; a study's report role stays closed.
+Every other plan is random, the others are near where a search ends: its first plans and neighbours of them. The full
+evaluation is chrF on the select role, unhealed and healed as finalists are, but without recombined utterances and
+whatever healing does; a study's report role stays closed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +39,7 @@ from search.finalists import Exam, mean_chrf, read_keyed, write_whole
 from search.locks import alone
 from search.opening import Opened, opened, workbench_of
 from search.samplers import trial_seed
-from search.settings import SearchSettings
+from search.settings import FORMAT, SearchSettings
 from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench, by_turns
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
@@ -48,6 +51,8 @@ from space.plan import NO_HEAL, Heal, Plan
 _FEWEST_PLANS = 8
 # Options that a plan near the front and its neighbour differ in.
 _CHANGES = 3
+# Plans that neighbours are made of, and how often a plan that is there already is drawn again.
+_NEAR, _TRIES = 12, 20
 _GRADIENT_ROWS = 4
 _RESULT = "fidelity.json"
 # What plans are ranked by in the end, by name and whether they are healed for it.
@@ -77,7 +82,7 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
     if settings.plans < _FEWEST_PLANS:
         raise UserError(f"--plans {settings.plans}: rank correlations need at least {_FEWEST_PLANS} plans")
     found = opened(settings.search)
-    with alone(settings.folder):
+    with alone(settings.folder, "--study"):
         workbench = workbench_of(settings.search, found, console)
         plans = fidelity_plans(found.limits, found.source, settings.plans, settings.search.seed)
         examination = Examination(settings, found, workbench)
@@ -88,36 +93,41 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
         ) as progress:
             task = progress.add_task("plans", total=len(plans))
             for number, (kind, plan) in enumerate(plans):
-                rows.append(examination.of(number, kind, plan))
+                rows.append(examination.of(kind, plan))
                 progress.update(task, advance=1)
                 if not console.is_terminal:
                     console.print(f"plan {number + 1} of {len(plans)}")
+        with console.status("correlations and their intervals"):
+            correlations = table(rows, settings.search.seed)
         result = {
             "study": settings.search.study,
             "range": found.size_range.name,
             "signature": examination.signature,
             "rung_utterances": list(RUNG_UTTERANCES),
             "plans": rows,
-            "table": table(rows, settings.search.seed),
+            "table": correlations,
         }
-        write_whole(settings.folder / _RESULT, json.dumps(result, indent=1))
+        write_whole(settings.folder / _RESULT, json.dumps(result, indent=1, allow_nan=False))
     return result
 
 
 def fidelity_plans(limits: Limits, source: Source, count: int, seed: int) -> list[tuple[str, Plan]]:
-    """`count` unhealed plans inside the limits with the kind each is of: half random, half near the front."""
-    near: list[Plan] = []
-    for start in starts(limits, source.vocabulary.coverage, NO_HEAL, 10 * count):
-        plan = replace(start.plan, heal=NO_HEAL)
-        if plan not in near:
-            near.append(plan)
-    wanted = count // 2
-    near = near[: max(1, wanted // 2)]
-    rng = random.Random(seed)
-    while len(near) < wanted:
-        near.append(neighbour(limits, rng.choice(near), rng, _CHANGES))
-    drawn = random_plans(limits, count - wanted, seed)
-    return [*(("random", plan) for plan in drawn), *(("near the front", plan) for plan in near)]
+    """`count` unhealed plans inside the limits, no two the same, with the kind each is of; more begin with the same."""
+    first = [replace(start.plan, heal=NO_HEAL) for start in starts(limits, source.vocabulary.coverage, NO_HEAL, 100)]
+    # simple baselines come first among a study's, and are farthest from where it ends
+    first = list(dict.fromkeys(reversed(first)))[:_NEAR]
+    found: dict[Plan, str] = {}
+    for number in range(_TRIES * count):
+        rng = random.Random(trial_seed(seed, number))
+        kind, turn = ("near the front", number // 2) if number % 2 else ("random", number)
+        if kind == "random":
+            plan = random_plans(limits, 1, trial_seed(seed, number))[0]
+        else:
+            plan = first[turn] if turn < len(first) else neighbour(limits, rng.choice(first), rng, _CHANGES)
+        found.setdefault(plan, kind)
+        if len(found) == count:
+            break
+    return [(kind, plan) for plan, kind in found.items()]
 
 
 def random_plans(limits: Limits, count: int, seed: int) -> list[Plan]:
@@ -142,121 +152,125 @@ class Examination:
     settings: FidelitySettings
     opened: Opened
     workbench: Workbench
+    _processors: dict[int, Any] = field(default_factory=dict, init=False, repr=False)
 
-    @property
+    @cached_property
     def signature(self) -> str:
+        """Everything but the plan that scores depend on."""
         search = self.settings.search
         return (
-            f"chrF2 on select|{search.finalist_heal_steps} steps on {search.heal_rows} rows|seed {search.seed}"
-            f"|{','.join(search.directions)}|model {self.opened.model}|data {self.opened.data}|tightfit {VERSION}"
+            f"chrF2 on select|{search.finalist_heal_steps} steps, {self.healing}|seed {search.seed}"
+            f"|rungs of {RUNG_UTTERANCES}|{', '.join(self.proxies)}|{','.join(search.directions)}"
+            f"|model {self.opened.model}|data {self.opened.data}|tightfit {VERSION}, format {FORMAT}"
         )
 
-    def of(self, number: int, kind: str, plan: Plan) -> dict[str, Any]:
+    @property
+    def healing(self) -> HealSettings:
+        return HealSettings(batch_rows=self.settings.search.heal_rows)
+
+    def of(self, kind: str, plan: Plan) -> dict[str, Any]:
         """Every proxy at every rung, and the full evaluation, with seconds; the lower, the better."""
-        path = self.settings.folder / f"plan-{number}.json"
         key = f"{self.signature}|{plan.to_json()}"
+        path = self.settings.folder / f"plan-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         if (known := read_keyed(path, key)) is not None:
             return known
         candidate = self.workbench.assembler.assembled(plan)
+        # what all proxies share is not among anyone's seconds
+        self.workbench.prefixes.divergence(candidate, plan.vocabulary, len(RUNG_UTTERANCES) - 1)
+        self.processor(plan.vocabulary)
         cheap: dict[str, dict[str, float]] = {}
-        for name, (proxy, rung) in _proxies(self).items():
+        for name, (proxy, rung) in self.proxies.items():
             started = time.monotonic()
             score = proxy(Tryout(plan, candidate, rung))
             cheap[name] = {"score": score, "seconds": time.monotonic() - started}
         full = {}
         for name, healed in FULL.items():
             started = time.monotonic()
-            score = self._full(self._healed(plan, number) if healed else candidate.model, plan.vocabulary)
+            score = self._full(self._healed(plan) if healed else candidate.model, plan.vocabulary)
             full[name] = {"score": score, "seconds": time.monotonic() - started}
         found = {"key": key, "kind": kind, "bytes": self.opened.limits.bytes_of(plan), "cheap": cheap, "full": full}
         write_whole(path, json.dumps(found, indent=1))
         return found
 
-    def _healed(self, plan: Plan, number: int) -> PreTrainedModel:
-        search = self.settings.search
-        coach = Coach(trial_seed(search.seed, number), HealSettings(batch_rows=search.heal_rows))
+    def _healed(self, plan: Plan) -> PreTrainedModel:
+        search, workbench = self.settings.search, self.workbench
         healed = replace(plan, heal=Heal(search.finalist_heal_steps))
-        workbench = self.workbench
         return compress(
-            workbench.source, healed, workbench.bank, seed=coach.seed, coach=coach, tolerance=TRIAL_TOLERANCE
+            workbench.source,
+            healed,
+            workbench.bank,
+            seed=search.seed,
+            coach=Coach(search.seed, self.healing),
+            tolerance=TRIAL_TOLERANCE,
         ).model
 
     def _full(self, model: PreTrainedModel, vocabulary: int) -> float:
         """100 less the mean chrF over directions on the select role."""
         exam = Exam(self.opened.corpus, self.settings.search.directions, self.opened.data)
-        return 100 - mean_chrf(exam.scores(model, _processor(self, vocabulary), "select"))
+        return 100 - mean_chrf(exam.scores(model, self.processor(vocabulary), "select"))
+
+    def processor(self, vocabulary: int) -> Any:
+        """The processor of a checkpoint in which so many tokens stay."""
+        source = self.opened.source
+        if vocabulary == source.vocabulary.rows:
+            return source.processor
+        if vocabulary not in self._processors:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, data in source.vocabulary.fixed_files(vocabulary).items():
+                    (Path(folder) / name).write_bytes(data)
+                self._processors[vocabulary] = load_processor(Path(folder))
+        return self._processors[vocabulary]
 
     def translated(self, tryout: Tryout, utterances: int) -> dict[str, list[str]]:
         """Translations of the first utterances of the proxy role, in the order the rungs have them in."""
         examples = by_turns(self.opened.corpus.examples("proxy"))[:utterances]
         model: PreTrainedModel = tryout.candidate.model
-        processor = _processor(self, tryout.plan.vocabulary)
+        processor = self.processor(tryout.plan.vocabulary)
         return {code: translate(model, processor, examples, code) for code in self.settings.search.languages}
 
+    @cached_property
+    def proxies(self) -> dict[str, tuple[Proxy, int]]:
+        """Every proxy and a rung by name; those that run a model at each rung, every time whole."""
+        source, prefixes = self.workbench.source, self.workbench.prefixes
+        deviations = Deviations(source, self.workbench.bank)
+        rows = [lesson.row for lesson in self.workbench.proxy.lessons]
+        squares = squared_gradients(source, batches(rows, _GRADIENT_ROWS, pad_token(source.model)))
+        examples = by_turns(self.opened.corpus.examples("proxy"))
+        languages = self.settings.search.languages
+        references = {code: [example.references[code] for example in examples] for code in languages}
 
-@cache
-def _proxies(examination: Examination) -> dict[str, tuple[Proxy, int]]:
-    """Every proxy and a rung by name; those that run a model at each rung, every time whole."""
-    workbench, languages = examination.workbench, examination.settings.search.languages
-    source, prefixes = workbench.source, workbench.prefixes
-    deviations = Deviations(source, workbench.bank)
-    rows = [lesson.row for lesson in workbench.proxy.lessons]
-    squares = squared_gradients(source, batches(rows, _GRADIENT_ROWS, pad_token(source.model)))
-    examples = by_turns(examination.opened.corpus.examples("proxy"))
-    references = {code: [example.references[code] for example in examples] for code in languages}
+        def on_rows(measure: Callable[[Assembled, int, int], float]) -> Proxy:
+            def proxy(tryout: Tryout) -> float:
+                prefixes.forget()
+                return measure(tryout.candidate, tryout.plan.vocabulary, tryout.rung)
 
-    def on_rows(measure: Callable[[Assembled, int, int], float]) -> Proxy:
-        def proxy(tryout: Tryout) -> float:
-            prefixes.forget()
-            return measure(tryout.candidate, tryout.plan.vocabulary, tryout.rung)
+            return proxy
 
-        return proxy
-
-    running: dict[str, Proxy] = {
-        "divergence": on_rows(prefixes.divergence),
-        "loss": on_rows(prefixes.loss),
-        "chrF": Translations(examination.translated, references, RUNG_UTTERANCES),
-    }
-    return {
-        "weight error": (WeightError(deviations), 0),
-        "gradient": (GradientError(deviations, squares), 0),
-        **{
-            f"{name}, {utterances}": (proxy, rung)
-            for name, proxy in running.items()
-            for rung, utterances in enumerate(RUNG_UTTERANCES)
-        },
-    }
-
-
-@cache
-def _processor(examination: Examination, vocabulary: int) -> Any:
-    """The processor of a checkpoint in which so many tokens stay."""
-    source = examination.opened.source
-    if vocabulary == source.vocabulary.rows:
-        return source.processor
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in source.vocabulary.fixed_files(vocabulary).items():
-            (Path(folder) / name).write_bytes(data)
-        return load_processor(Path(folder))
+        running: dict[str, Proxy] = {
+            "divergence": on_rows(prefixes.divergence),
+            "loss": on_rows(prefixes.loss),
+            "chrF": Translations(self.translated, references, RUNG_UTTERANCES),
+        }
+        return {
+            "weight error": (WeightError(deviations), 0),
+            "gradient": (GradientError(deviations, squares), 0),
+            **{
+                f"{name}, {utterances}": (proxy, rung)
+                for name, proxy in running.items()
+                for rung, utterances in enumerate(RUNG_UTTERANCES)
+            },
+        }
 
 
 def table(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
     """For every proxy and rung the rank correlations with each full evaluation, over all plans and the best quarter."""
-    return list(_table(rows, seed))
-
-
-def _table(rows: Sequence[dict[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
+    found = []
     for full in FULL:
         final = [row["full"][full]["score"] for row in rows]
         groups = {"all": list(range(len(rows))), "best quarter": best_quarter(final)}
-        for cheap in rows[0]["cheap"]:
-            for group, chosen in groups.items():
-                scores = [rows[i]["cheap"][cheap]["score"] for i in chosen]
-                found = fidelity(scores, [final[i] for i in chosen], seed)
-                yield {
-                    "full": full,
-                    "proxy": cheap,
-                    "group": group,
-                    "seconds": median(row["cheap"][cheap]["seconds"] for row in rows),
-                    **asdict(found),
-                }
+        for cheap, (group, chosen) in product(rows[0]["cheap"], groups.items()):
+            scores = [rows[i]["cheap"][cheap]["score"] for i in chosen]
+            ranks = asdict(fidelity(scores, [final[i] for i in chosen], seed))
+            seconds = median(row["cheap"][cheap]["seconds"] for row in rows)
+            found.append({"full": full, "proxy": cheap, "group": group, "seconds": seconds, **ranks})
+    return found

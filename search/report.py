@@ -252,8 +252,8 @@ def print_fidelity(found: dict[str, Any], console: Console) -> None:
 
 
 def _correlations(row: dict[str, Any]) -> tuple[str, str]:
-    spearman = row["spearman"]
-    return (
-        f"{spearman['value']:.2f} ({spearman['low']:.2f}, {spearman['high']:.2f})",
-        f"{row['kendall']['value']:.2f}",
-    )
+    """Where nothing can be said, since all plans have one score, a dash."""
+    spearman, kendall = row["spearman"], row["kendall"]["value"]
+    if spearman["value"] is None or kendall is None:
+        return "-", "-"
+    return f"{spearman['value']:.2f} ({spearman['low']:.2f}, {spearman['high']:.2f})", f"{kendall:.2f}"

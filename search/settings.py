@@ -83,11 +83,10 @@ class SearchSettings:
             bin_range(self.bin, REFERENCE_BYTES)
         if self.trials < 1:
             raise UserError(f"--trials {self.trials}: a study needs at least 1 trial; the main job asks for 200")
-        if self.finalists < 1 or self.finalist_heal_steps < 0:
-            raise UserError(
-                f"--finalists {self.finalists}, --heal-steps {self.finalist_heal_steps}: "
-                "at least 1 finalist and not fewer than 0 steps"
-            )
+        if self.finalists < 1:
+            raise UserError(f"--finalists {self.finalists}: a study ends with at least 1")
+        if self.finalist_heal_steps < 0:
+            raise UserError(f"--heal-steps {self.finalist_heal_steps}: not fewer than 0")
         if self.heal_rows < 1:
             raise UserError(f"--heal-rows {self.heal_rows}: a step of healing needs at least 1 row")
         if not 0 <= self.recombined <= _MOST_RECOMBINED:

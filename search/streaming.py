@@ -33,8 +33,9 @@ from space.misfit import Misfit, misfit
 from space.plan import NO_HEAL, Plan, plan_from_json
 from space.size import plan_parameters, plan_size
 
-# 1: a ledger of units in their stored form, float32 activations. 2: removed sublayers are made up for.
-FORMAT = 2
+# 1: a ledger of units in their stored form, float32 activations. 2: removed sublayers are made up for. 3: entries have
+# a price.
+FORMAT = 3
 MEASURED_ON = "calibrate"
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from compress.coding import code_matrix
+from compress.coding import code_matrix, column_exponents, relative_steps, round_rows
 from compress.gptq import Hessian
-from compress.pricing import CLOSEST_MODEL, LEAST_ERROR, Pricing, priced
+from compress.pricing import CLOSEST_MODEL, LEAST_ERROR, Priced, Pricing, priced
 from tests.compress.test_coding import most, random_inputs, random_weight
 
-# what error feedback was before entries had a price: damping alone
+# damping alone, as error feedback has it without a price
 FREE = Pricing(-1000.0, 0.0, 0.01, 0.0)
 
 
@@ -28,7 +30,7 @@ def test_wanted_values_minimise_error_and_price(bits: float, pricing: Pricing) -
 
 def test_spreads_stand_in_the_order_of_the_columns() -> None:
     hessian = Hessian(torch.diag(torch.tensor([4.0, 1.0, 9.0])))
-    spreads = priced(hessian, 8.0, Pricing(-1000.0, 0.0, 0.0, 0.0)).spreads
+    spreads = priced(hessian, 8.0, Pricing(-1000.0, 0.0, 1e-9, 0.0)).spreads
     assert torch.allclose(spreads, torch.tensor([0.5, 1.0, 1 / 3]))
 
 
@@ -72,3 +74,34 @@ def test_outputs_keep_their_size_where_rows_are_scaled_upright() -> None:
 
     assert share(0.0) < share(0.7) < share(1.0)
     assert share(1.0) == pytest.approx(1.0, abs=0.02)
+
+
+def test_rows_whose_inputs_are_silent_are_coded_all_the_same() -> None:
+    # of such rows w H w is rounding's, and may be negative
+    generator = torch.Generator().manual_seed(7)
+    spoken = torch.randn(200, 8, generator=generator) @ torch.randn(8, 64, generator=generator)
+    hessian = Hessian(spoken.T @ spoken / 200)
+    silent = torch.linalg.svd(spoken, full_matrices=True).Vh[8:]
+    weight = 30 * torch.randn(40, len(silent), generator=generator) @ silent
+    found = code_matrix(weight, hessian, most(weight, 1.5))
+    assert found.size_bytes() <= most(weight, 1.5)
+    assert found.of_rows.abs().max() <= 64
+    assert torch.isfinite(found.values()).all()
+
+
+def test_weak_columns_come_first_where_much_is_given_up() -> None:
+    weight, hessian = random_weight(256, 96, 8), random_inputs(96, 8)
+    high, low = priced(hessian, 0.8), priced(hessian, 3.0)
+    powers = hessian.diagonal
+    assert powers[high.order].diff().min() >= 0
+    assert powers[low.order].diff().max() <= 0
+    assert sorted(high.order.tolist()) == list(range(96))
+
+    def error(at_rate: Priced) -> float:
+        wanted = at_rate.wanted(weight)
+        steps = 2.0 * relative_steps(column_exponents(at_rate))
+        rounded = round_rows(wanted, at_rate, steps)
+        return hessian.error(weight - rounded.symbols * steps)
+
+    # at one step, some two deviations wide
+    assert error(high) < error(replace(high, weak_first=False))

@@ -26,16 +26,19 @@ def test_scipy_says_the_same_and_the_interval_holds_it() -> None:
     found = fidelity(list(cheap), list(full), 3)
     assert found.spearman.value == pytest.approx(spearmanr(cheap, full).statistic)
     assert found.kendall.value == pytest.approx(kendalltau(cheap, full).statistic)
-    assert found.spearman.low < found.spearman.value < found.spearman.high
-    assert found.spearman.high - found.spearman.low < 0.6
+    low, value, high = found.spearman.low, found.spearman.value, found.spearman.high
+    assert low is not None
+    assert high is not None
+    assert value is not None
+    assert low < value < high < low + 0.6
     assert found == fidelity(list(cheap), list(full), 3)
     assert found != fidelity(list(cheap), list(full), 4)
 
 
 def test_scores_that_are_all_equal_say_nothing() -> None:
     found = fidelity([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], 0)
-    assert math.isnan(found.spearman.value)
-    assert math.isnan(found.kendall.low)
+    assert found.spearman.value is None
+    assert found.kendall.low is None
 
 
 def test_three_plans_are_too_few() -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import launch
+from search.fidelity import fidelity_plans
+from space.bins import bin_range
+from space.limits import Limits
+from tests.tiny import load_tiny
 
 PLANS = 8
 
@@ -18,31 +23,62 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["fidelity", "--bin", "1", "--plans", str(PLANS), "--heal-steps", "1", *words]
-    assert launch.main([*command, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("proxies.fidelity._RESAMPLES", 50)
+    command = ["fidelity", "--bin", "1", "--heal-steps", "1", *words, "--plans"]
+
+    def run(plans: int) -> dict[str, Any]:
+        assert launch.main([*command, str(plans), "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in Path("studies/bin1/fidelity").glob("plan-*.json")}
+
+    found = run(PLANS)
     proxies = ["weight error", "gradient", *(f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (8, 48))]
     assert list(dict.fromkeys(row["proxy"] for row in found["table"])) == proxies
     assert len(found["table"]) == len(proxies) * 4
-    assert [plan["kind"] for plan in found["plans"]] == ["random"] * 4 + ["near the front"] * 4
-    files = {path: path.stat().st_mtime_ns for path in Path("studies/bin1/fidelity").glob("plan-*.json")}
-    assert len(files) == PLANS
-    assert all(row["full"][full]["score"] <= 100 for row in found["plans"] for full in ("unhealed", "healed"))
-    gone = Path("studies/bin1/fidelity/plan-3.json")
-    gone.unlink()
-    assert launch.main(command) == 0
+    assert [plan["kind"] for plan in found["plans"]] == ["random", "near the front"] * (PLANS // 2)
+    assert len({plan["key"] for plan in found["plans"]}) == PLANS
+    first = files()
+    assert len(first) == PLANS
+    next(iter(first)).unlink()
+    again = run(PLANS)
+    assert {path for path in first if first[path] != files()[path]} == {next(iter(first))}
+    for one, other in zip(found["plans"], again["plans"], strict=True):
+        for part in ("cheap", "full"):
+            scores = [{name: x["score"] for name, x in row[part].items()} for row in (one, other)]
+            assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    before = files()
+    assert launch.main([*command, str(PLANS + 1)]) == 0
     assert "weight error" in capsys.readouterr().out
-    again = {path: path.stat().st_mtime_ns for path in Path("studies/bin1/fidelity").glob("plan-*.json")}
-    assert {path for path in files if files[path] != again[path]} == {gone}
-    scores = json.loads(gone.read_text())["cheap"]
-    assert {name: x["score"] for name, x in scores.items()} == pytest.approx(
-        {name: x["score"] for name, x in found["plans"][3]["cheap"].items()}, rel=1e-5
-    )
+    assert before.items() <= files().items()
+    assert len(files()) == PLANS + 1
 
 
-def test_few_plans_are_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(["fidelity", "--bin", "1", "--plans", "3", *words]) == 2
-    assert capsys.readouterr().err == "tightfit: --plans 3: rank correlations need at least 8 plans\n"
+def test_plans_are_distinct_and_inside_the_limits(tmp_path: Path) -> None:
+    source = load_tiny(tmp_path)
+    limits = Limits(source.layout, bin_range(2, source.layout.source_bytes), source.fixed_bytes)
+    plans = fidelity_plans(limits, source, 20, seed=1)
+    assert len({plan for _, plan in plans}) == 20
+    assert all(limits.hold(plan) and not plan.heal.steps for _, plan in plans)
+    assert plans == fidelity_plans(limits, source, 20, seed=1)
+    assert plans[:12] == fidelity_plans(limits, source, 12, seed=1)
+    assert plans != fidelity_plans(limits, source, 20, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--plans", "3"], "--plans 3: rank correlations need at least 8 plans"),
+        (["--heal-steps", "-1"], "--heal-steps -1: not fewer than 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str], *, options: list[str], line: str
+) -> None:
+    assert launch.main(["fidelity", "--bin", "1", *words, *options]) == 2
+    assert capsys.readouterr().err == f"tightfit: {line}\n"
     assert not Path("studies").exists()
