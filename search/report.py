@@ -231,24 +231,25 @@ def print_streaming(streaming: dict[str, Any], console: Console) -> None:
 
 
 def print_fidelity(found: dict[str, Any], console: Console) -> None:
-    """A table for each full evaluation: rank correlations of every proxy, intervals behind them."""
+    """A table for each full evaluation: rank correlations of every proxy, intervals behind Spearman's."""
     rows = {(row["full"], row["proxy"], row["group"]): row for row in found["table"]}
-    groups = list(dict.fromkeys(group for _, _, group in rows))
     for full in dict.fromkeys(full for full, _, _ in rows):
-        plans = f"{len(found['plans'])} plans {full}, rank correlation with chrF on select"
-        table = Table(title=f"{found['study']}: {found['range']}, {plans}")
-        for column in (
-            "proxy, utterances",
-            "s",
-            *(f"{group}: {x}" for group in groups for x in ("Spearman", "Kendall")),
-        ):
-            table.add_column(column, justify="left" if column.startswith("proxy") else "right")
+        table = Table(title=f"{found['study']}: {found['range']}, plans {full}, ranks of chrF on select")
+        table.add_column("proxy", no_wrap=True)
+        table.add_column("s", justify="right")
+        groups = {group: row["plans"] for (_, _, group), row in rows.items()}
+        for group, count in groups.items():
+            table.add_column(f"{group}, {count}: Spearman", justify="right", min_width=17)
+            table.add_column("tau", justify="right")
         for proxy in dict.fromkeys(proxy for _, proxy, _ in rows):
             ranks = [rows[full, proxy, group] for group in groups]
             cells = [cell for row in ranks for cell in _correlations(row)]
             table.add_row(proxy, f"{ranks[0]['seconds']:.2f}", *cells)
         console.print(table)
-    console.print("1: in the order of the full evaluation; 95 % bootstrap intervals in brackets; seconds are medians")
+    console.print(
+        "1: in the order of the full evaluation; behind a proxy's name its utterances, in brackets 95 % bootstrap "
+        "intervals; tau is Kendall's, seconds are medians"
+    )
 
 
 def _correlations(row: dict[str, Any]) -> tuple[str, str]:
