@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,21 @@ def target(name: str, value: float, limit: float, *, at_least: bool) -> dict[str
     """One target: `value` must be at least, or at most, `limit`."""
     met = value >= limit if at_least else value <= limit
     return {"name": name, "value": value, "target": f"{'>=' if at_least else '<='} {limit}", "met": met}
+
+
+def publish_beside(
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    targets: Sequence[dict[str, Any]],
+    of_row: Callable[[dict[str, Any]], int],
+    of_target: Callable[[dict[str, Any]], int],
+) -> None:
+    """Publishes results of some parts of a benchmark, beside what is there of the other parts, in the parts' order."""
+    path, now = RESULTS / f"{name}.json", {of_row(row) for row in rows}
+    before = json.loads(path.read_text()) if path.exists() else {"rows": [], "targets": []}
+    rows = [*rows, *(row for row in before["rows"] if of_row(row) not in now)]
+    targets = [*targets, *(one for one in before["targets"] if of_target(one) not in now)]
+    publish(name, sorted(rows, key=of_row), sorted(targets, key=of_target))
 
 
 def publish(name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
