@@ -318,9 +318,7 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         epilog=_EXAMPLES,
         formatter_class=_STYLE,
     )
-    size = search.add_mutually_exclusive_group(required=True)
-    size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
-    size.add_argument("--max-size", metavar="SIZE", help="instead of a bin: 900kB, 1.5GB, 300MiB; not reached")
+    _add_bound(search)
     search.add_argument("--trials", type=int, default=200, help="trials in all, earlier runs included (%(default)s)")
     search.add_argument(
         "--model",
@@ -353,6 +351,12 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     )
 
 
+def _add_bound(command: argparse.ArgumentParser) -> None:
+    size = command.add_mutually_exclusive_group(required=True)
+    size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
+    size.add_argument("--max-size", metavar="SIZE", help="instead of a bin: 900kB, 1.5GB, 300MiB; not reached")
+
+
 def _add_fidelity(commands: Any, shared: _Shared) -> None:
     measured = commands.add_parser(
         "fidelity",
@@ -364,9 +368,7 @@ def _add_fidelity(commands: Any, shared: _Shared) -> None:
         epilog=_EXAMPLES,
         formatter_class=_STYLE,
     )
-    size = measured.add_mutually_exclusive_group(required=True)
-    size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
-    size.add_argument("--max-size", metavar="SIZE", help="instead of a bin, as in search")
+    _add_bound(measured)
     measured.add_argument("--plans", type=int, default=40, help="how many plans (%(default)s)")
     measured.add_argument("--model", help="folder or hub id, as in search; default: the bundled model")
     measured.add_argument("--study", help="name of the study, in whose folder results are kept; default: after the bin")

@@ -23,7 +23,7 @@ from models.loading import FIXED_FILES, load_source, read_layout
 from models.reference import resolve_model
 from search.finalists import write_whole
 from search.locks import alone
-from search.run import _progress
+from search.progress import progress_on
 from search.settings import check_directions, model_fingerprint
 from search.workbench import by_turns, make_rows
 from space.errors import UserError, first_line
@@ -106,7 +106,7 @@ def run_adaptation(settings: AdaptationSettings, console: Console) -> dict[str, 
         start = _read_state(settings.state_folder, key)
         if start is not None:
             console.print(f"goes on after step {start.step} of {settings.steps}")
-        with _progress(console) as progress:
+        with progress_on(console) as progress:
             task = progress.add_task("adapting", total=settings.steps, completed=start.step if start else 0)
 
             def keep(state: State) -> None:

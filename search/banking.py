@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from compress.facts import BankFolder
 from compress.shelf import Shelf
@@ -20,6 +19,7 @@ from corpora.roles import DIRECTIONS, open_corpus
 from models.loading import load_source
 from models.reference import resolve_model
 from search.finalists import write_whole
+from search.progress import progress_on
 from search.settings import BANK_SIZE, check_directions, model_fingerprint
 from search.workbench import counted, make_workbench
 from space.bins import bytes_of
@@ -94,11 +94,7 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
         if not isinstance(option, Sublayer) or option.kept
         for tokens in (options[VOCABULARY] if name in ("embedding", "lm_head") else (whole[VOCABULARY],))
     ]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
-    with progress:
+    with progress_on(console) as progress:
         task = progress.add_task("bank", total=len(asked))
         for name, chosen in asked:
             assembler.prepare(plan_of(source.layout, chosen), name)

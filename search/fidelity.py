@@ -21,7 +21,6 @@ from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PreTrainedModel
 
 from compress.assembly import Assembled
@@ -38,6 +37,7 @@ from search.baselines import starts
 from search.finalists import Exam, mean_chrf, read_keyed, write_whole
 from search.locks import alone
 from search.opening import Opened, opened, workbench_of
+from search.progress import progress_on
 from search.samplers import trial_seed
 from search.settings import FORMAT, SearchSettings
 from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench, by_turns
@@ -87,10 +87,7 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
         plans = fidelity_plans(found.limits, found.source, settings.plans, settings.search.seed)
         examination = Examination(settings, found, workbench)
         rows = []
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-        ) as progress:
+        with progress_on(console) as progress:
             task = progress.add_task("plans", total=len(plans))
             for number, (kind, plan) in enumerate(plans):
                 rows.append(examination.of(kind, plan))

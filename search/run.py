@@ -13,7 +13,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from compress.heal import HealSettings
 from models.loading import Source
@@ -21,6 +20,7 @@ from search.baselines import starts
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
 from search.opening import opened, workbench_of
+from search.progress import progress_on
 from search.samplers import RepairingSampler, sampler_named
 from search.settings import SearchSettings, comparability
 from search.study import driver_lock, open_study, storage_errors
@@ -84,7 +84,7 @@ def _search(job: Job) -> None:
     first = starts(job.limits, job.source.vocabulary.coverage, Heal(max(HEAL_STEPS)), job.settings.trials)
     terms = Terms(job.limits, first, job.settings.seed, job.signature)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
-    with _progress(job.console) as progress:
+    with progress_on(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
 
         def on_trial(trial: FrozenTrial) -> None:
@@ -113,7 +113,7 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         return with_recombined(job.workbench, job.exam.corpus, job.settings.languages, made, job.settings.seed)
 
     for number, trial in trials.items():
-        with _progress(job.console) as progress:
+        with progress_on(job.console) as progress:
             task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
             results[number] = examine(
                 trial,
@@ -135,13 +135,6 @@ def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
 
 def _finalist_folder(job: Job, number: int) -> Path:
     return job.settings.folder / "finalists" / f"trial-{number}"
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
 
 
 def _summary(
