@@ -44,7 +44,7 @@ from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench, by_tur
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
-from space.genes import repair
+from space.genes import HEAL_STEPS, repair
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan
 
@@ -175,6 +175,7 @@ class Examination:
         # what all proxies share is not among anyone's seconds
         self.workbench.prefixes.divergence(candidate, plan.vocabulary, len(RUNG_UTTERANCES) - 1)
         self.processor(plan.vocabulary)
+        _ = self.gradient_error
         cheap: dict[str, dict[str, float]] = {}
         for name, (proxy, rung) in self.proxies.items():
             started = time.monotonic()
@@ -183,23 +184,18 @@ class Examination:
         full = {}
         for name, healed in FULL.items():
             started = time.monotonic()
-            score = self._full(self._healed(plan) if healed else candidate.model, plan.vocabulary)
+            whole = replace(plan, heal=Heal(self.settings.search.finalist_heal_steps))
+            model = self._healed(whole, self.healing) if healed else candidate.model
+            score = self._full(model, plan.vocabulary)
             full[name] = {"score": score, "seconds": time.monotonic() - started}
         found = {"key": key, "kind": kind, "bytes": self.opened.limits.bytes_of(plan), "cheap": cheap, "full": full}
         write_whole(path, json.dumps(found, indent=1))
         return found
 
-    def _healed(self, plan: Plan) -> PreTrainedModel:
-        search, workbench = self.settings.search, self.workbench
-        healed = replace(plan, heal=Heal(search.finalist_heal_steps))
-        return compress(
-            workbench.source,
-            healed,
-            workbench.bank,
-            seed=search.seed,
-            coach=Coach(search.seed, self.healing),
-            tolerance=TRIAL_TOLERANCE,
-        ).model
+    def _healed(self, plan: Plan, healing: HealSettings) -> PreTrainedModel:
+        workbench, seed = self.workbench, self.settings.search.seed
+        coach = Coach(seed, healing)
+        return compress(workbench.source, plan, workbench.bank, seed=seed, coach=coach, tolerance=TRIAL_TOLERANCE).model
 
     def _full(self, model: PreTrainedModel, vocabulary: int) -> float:
         """100 less the mean chrF over directions on the select role."""
@@ -226,12 +222,24 @@ class Examination:
         return {code: translate(model, processor, examples, code) for code in self.settings.search.languages}
 
     @cached_property
-    def proxies(self) -> dict[str, tuple[Proxy, int]]:
-        """Every proxy and a rung by name; those that run a model at each rung, every time whole."""
-        source, prefixes = self.workbench.source, self.workbench.prefixes
-        deviations = Deviations(source, self.workbench.bank)
+    def deviations(self) -> Deviations:
+        return Deviations(self.workbench.source, self.workbench.bank)
+
+    @cached_property
+    def gradient_error(self) -> GradientError:
+        """Takes a pass over the proxy role when it is first asked for: a run that only reads makes none."""
+        source = self.workbench.source
         rows = [lesson.row for lesson in self.workbench.proxy.lessons]
         squares = squared_gradients(source, batches(rows, _GRADIENT_ROWS, pad_token(source.model)))
+        return GradientError(self.deviations, squares)
+
+    def _gradient(self, tryout: Tryout) -> float:
+        return self.gradient_error(tryout)
+
+    @cached_property
+    def proxies(self) -> dict[str, tuple[Proxy, int]]:
+        """Every proxy and a rung by name; those that run a model at each rung, every time whole."""
+        prefixes = self.workbench.prefixes
         examples = by_turns(self.opened.corpus.examples("proxy"))
         languages = self.settings.search.languages
         references = {code: [example.references[code] for example in examples] for code in languages}
@@ -248,15 +256,26 @@ class Examination:
             "loss": on_rows(prefixes.loss),
             "chrF": Translations(self.translated, references, RUNG_UTTERANCES),
         }
+        steps, last = max(HEAL_STEPS), len(RUNG_UTTERANCES) - 1
         return {
-            "weight error": (WeightError(deviations), 0),
-            "gradient": (GradientError(deviations, squares), 0),
+            "weight error": (WeightError(self.deviations), 0),
+            "gradient": (self._gradient, 0),
             **{
                 f"{name}, {utterances}": (proxy, rung)
                 for name, proxy in running.items()
                 for rung, utterances in enumerate(RUNG_UTTERANCES)
             },
+            f"healed {steps} steps, {RUNG_UTTERANCES[last]}": (
+                lambda tryout: self._briefly_healed(tryout, steps),
+                last,
+            ),
         }
+
+    def _briefly_healed(self, tryout: Tryout, steps: int) -> float:
+        """What the last rung of a trial finds: divergence behind a few steps of healing."""
+        plan = replace(tryout.plan, heal=Heal(steps))
+        model = self._healed(plan, HealSettings())
+        return self.workbench.divergence(model, plan.vocabulary, RUNG_UTTERANCES[tryout.rung])
 
 
 def table(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

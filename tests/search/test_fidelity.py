@@ -37,7 +37,8 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
         return {path: path.stat().st_mtime_ns for path in Path("studies/bin1/fidelity").glob("plan-*.json")}
 
     found = run(PLANS)
-    proxies = ["weight error", "gradient", *(f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (8, 48))]
+    running = [f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (8, 48)]
+    proxies = ["weight error", "gradient", *running, "healed 16 steps, 48"]
     assert list(dict.fromkeys(row["proxy"] for row in found["table"])) == proxies
     assert len(found["table"]) == len(proxies) * 4
     assert [plan["kind"] for plan in found["plans"]] == ["random", "near the front"] * (PLANS // 2)
@@ -52,6 +53,13 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
             scores = [{name: x["score"] for name, x in row[part].items()} for row in (one, other)]
             assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     before = files()
+
+    def refused(*_: object) -> None:
+        raise AssertionError("a run that only reads makes no pass for gradients")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("search.fidelity.squared_gradients", refused)
+        run(PLANS)
     assert launch.main([*command, str(PLANS + 1)]) == 0
     assert "weight error" in capsys.readouterr().out
     assert before.items() <= files().items()
