@@ -17,13 +17,15 @@ from safetensors.torch import load_file, save_file
 import launch
 from compress import ledger, tables
 from compress.checkpoint import load_checkpoint, write_checkpoint
-from compress.coding import code_matrix
+from compress.coding import _Target, code_matrix
 from compress.frequencies import stream_bytes
 from compress.gptq import Hessian
 from compress.heal import make_lessons
 from compress.ledger import open_ledger
 from compress.pipeline import Bank, compress
+from compress.pricing import priced
 from compress.stream import make_task, stream, write_streamed
+from models.anatomy import places
 from models.inputs import batches, make_batch, target_logits
 from models.layouts import INDEX
 from models.loading import Source, pad_token
@@ -240,6 +242,30 @@ def test_tables_in_slices_are_coded_as_closely(
         errors.append([float((found.detach() - true.detach()).pow(2).mean()) for found, true in pairs])
     for whole, slices in zip(*errors, strict=True):
         assert slices == pytest.approx(whole, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["embedding", "lm_head"])
+def test_tables_in_slices_are_rounded_as_whole_ones(
+    plain: Source, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At one step, lookup or not: the same symbols, step and scales."""
+    whole = plain.model.get_input_embeddings() if name == "embedding" else plain.model.lm_head
+    weights = whole.weight.detach()
+    kept = torch.arange(0, len(weights), 2)
+    (place,) = (x for x in places(plain.model, uniform_plan(plain.layout, WHOLE)) if x.name == name)
+    (key,) = (x for x, module in plain.model.named_modules() if module is place.matrices[0])
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(500, weights.shape[1], generator=generator)
+    moments = torch.rand(len(kept), generator=generator) + 0.1 if name == "embedding" else inputs.T @ inputs / 500
+    hessian = priced(Hessian(moments), 1.5)
+    monkeypatch.setattr(tables, "_SLICE_ENTRIES", 16 * weights.shape[1])
+    sliced = tables._with_step(tables.TableRows(open_shards(plain.folder), f"{key}.weight", kept), hessian, 0.01)
+    plainly = _Target(weights[kept], hessian, even=False).with_step(0.01)
+    assert (sliced.symbols != plainly.symbols).float().mean() < 1e-3, "but for ties"
+    assert sliced.step == pytest.approx(plainly.step, rel=1e-3)
+    assert torch.equal(sliced.of_columns, plainly.of_columns)
+    assert (sliced.of_rows - plainly.of_rows).abs().max() <= 1
+    assert sliced.transposed == plainly.transposed == (name == "embedding")
 
 
 def options(plan: Plan, tmp_path: Path, *more: str) -> list[str]:

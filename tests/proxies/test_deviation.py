@@ -12,7 +12,7 @@ from compress.assembly import Assembler
 from compress.pipeline import Bank
 from compress.shelf import Shelf
 from compress.units import matrix
-from models.anatomy import places
+from models.anatomy import decoder, places
 from models.inputs import make_batch, target_logits
 from models.loading import Source, pad_token
 from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
@@ -58,6 +58,27 @@ def test_narrow_sublayers_lose_what_their_outputs_differ_by(source: Source, bank
     wide[:, stay] = matrix(next(p for p in places(one.candidate.model, plan) if p.name == "decoder.0.ffn").matrices[-1])
     assert torch.allclose(last.lost, last.source - wide)
     assert 0 < last.share() < 1
+
+
+def test_narrow_attention_loses_what_is_seen_of_its_outputs(source: Source, bank: Bank) -> None:
+    """Grouped heads and biases included: measured by running the layer."""
+    plan = uniform_plan(source.layout, WHOLE)
+    first = replace(plan.decoder[0], attention=Sublayer(source.layout.decoder.kv_heads - 1, WHOLE))
+    one = tryout(source, bank, replace(plan, decoder=(first, *plan.decoder[1:])))
+    batch = make_batch(tiny_rows(source), pad_token(source.model))
+    seen = []
+    for model in (source.model, one.candidate.model):
+        outputs: list[torch.Tensor] = []
+        projection = decoder(model).layers[0].self_attn.o_proj
+        hook = projection.register_forward_hook(lambda _module, _inputs, output, kept=outputs: kept.append(output))
+        target_logits(model, batch)
+        hook.remove()
+        # moments count padding too
+        seen.append(outputs[0].detach().flatten(0, 1))
+        biased = projection.bias is not None
+    whole, narrow = (x - x.mean(0) if biased else x for x in seen)
+    last = [x for x in Deviations(source, bank).of(one) if x.unit == "decoder.0.attention"][-1]
+    assert last.share() == pytest.approx(float((whole - narrow).square().sum() / whole.square().sum()), rel=0.05)
 
 
 def test_fewer_bits_and_fewer_tokens_lose_more(source: Source, bank: Bank) -> None:
