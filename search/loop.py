@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import Start
+from search.rungs import BYTES, DIVERGENCES, SURVIVAL, Score, grains, promising, rung_scores
 from search.samplers import trial_seed
 from search.workbench import Workbench
 from space.genes import decode, distributions, encode
@@ -18,11 +18,6 @@ from space.layout import Layout
 from space.limits import Limits
 from space.plan import Plan
 
-# Share of a rung's trials that go on to the next (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934).
-# Healing costs ten times what the first two rungs cost together, so few get there.
-SURVIVAL = (1 / 3, 1 / 6)
-# Until a rung has seen this many trials, all go on.
-_FIRST_TRIALS = 6
 # Attributes of trials that were not proposed by a sampler, and of those among them that every rung is run for.
 _START_KINDS = ("baseline", "allocator", "narrowed")
 _WHOLE_KINDS = ("baseline", "allocator")
@@ -97,14 +92,15 @@ def _run(
     assert terms.limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)
     whole = any(kind in trial.user_attrs for kind in _WHOLE_KINDS)
-    earlier = _rung_scores(study)
+    bound = terms.limits.size_range.bound_bytes
+    earlier, size = rung_scores(study.get_trials(deepcopy=False), bound), grains(size_bytes, bound)
 
     def promote(rung: int, divergence: float) -> bool:
-        return whole or promising(divergence, earlier[rung], SURVIVAL[rung])
+        return whole or promising(Score(divergence, size), earlier[rung], SURVIVAL[rung])
 
     evaluation = workbench.evaluate(plan, seed, promote)
-    trial.set_user_attr("divergences", list(evaluation.divergences))
-    trial.set_user_attr("bytes", size_bytes)
+    trial.set_user_attr(DIVERGENCES, list(evaluation.divergences))
+    trial.set_user_attr(BYTES, size_bytes)
     trial.set_user_attr("seconds", round(evaluation.seconds, 3))
     trial.set_user_attr("seed", seed)
     trial.set_user_attr("signature", terms.signature)
@@ -113,17 +109,3 @@ def _run(
     else:
         study.tell(trial, [evaluation.divergences[-1], size_bytes])
     on_trial(study.trials[trial.number])
-
-
-def promising(divergence: float, earlier: list[float], survival: float) -> bool:
-    """Whether a score is among the best share `survival` of its rung, itself included; NaN never is."""
-    better = sum(other < divergence for other in earlier)
-    among_the_best = len(earlier) < _FIRST_TRIALS or better < survival * (len(earlier) + 1)
-    return among_the_best and not math.isnan(divergence)
-
-
-def _rung_scores(study: optuna.Study) -> list[list[float]]:
-    """Scores of all ended trials by rung; what a pruned trial reached counts too."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    reached = [trial.user_attrs["divergences"] for trial in trials]
-    return [[scores[rung] for scores in reached if len(scores) > rung] for rung in range(2)]

@@ -10,15 +10,16 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from search.rungs import SeenStudy
 from space.errors import UserError
 from space.genes import decode, distributions, encode, repair
 from space.limits import Limits
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20, warn_independent_sampling=False),
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
     "nsga3": lambda seed: NSGAIIISampler(seed=seed, population_size=20),
-    "qmc": lambda seed: QMCSampler(seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False),
+    "qmc": lambda seed: QMCSampler(seed=seed, warn_asynchronous_seeding=False),
     "random": lambda seed: RandomSampler(seed=seed),
 }
 
@@ -45,11 +46,12 @@ class RepairingSampler(BaseSampler):
     ) -> dict[str, Any]:
         if "fixed_params" in trial.system_attrs:
             return dict(trial.system_attrs["fixed_params"])
-        known = self._inner.infer_relative_search_space(study, trial)
-        params = dict(self._inner.sample_relative(study, trial, known))
+        seen = SeenStudy(study)
+        known = self._inner.infer_relative_search_space(seen, trial)
+        params = dict(self._inner.sample_relative(seen, trial, known))
         for name, distribution in search_space.items():
             if name not in params:
-                params[name] = self._inner.sample_independent(study, trial, name, distribution)
+                params[name] = self._inner.sample_independent(seen, trial, name, distribution)
         plan = decode(params, self._limits.layout)
         repaired = repair(plan, self._limits, trial_seed(self._seed, trial.number))
         whole = encode(repaired, self._limits.layout)

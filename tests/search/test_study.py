@@ -25,7 +25,6 @@ import launch
 from compress.checkpoint import folder_bytes, load_checkpoint
 from corpora.roles import BUNDLED, open_corpus
 from models.loading import load_source
-from search.loop import promising
 from search.workbench import by_turns, counted, make_workbench
 from space.bins import bin_range, max_size_range
 from space.fill import filled
@@ -379,20 +378,6 @@ def test_the_report_role_is_not_opened_for_a_workbench(model: Path, corpus: Path
     data = open_corpus(corpus)
     make_workbench(load_source(model), data, ("de",))
     assert set(data.opened) == {"calibrate", "proxy", "select"}
-
-
-def test_a_third_of_a_rung_goes_on() -> None:
-    earlier = [float(n) for n in range(20)]
-    assert [promising(float(n) - 0.5, earlier, 1 / 3) for n in (0, 3, 6, 7, 8, 20)] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert promising(99.0, earlier[:3], 1 / 3)
-    assert not promising(float("nan"), earlier[:3], 1 / 3)
 
 
 def test_the_first_proxy_utterances_hear_every_talk() -> None:

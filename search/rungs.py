@@ -1,0 +1,119 @@
+"""Rungs: asynchronous successive halving on two objectives, and what it would have come to where a rung ended a trial.
+
+Li et al. 2020 (arXiv 1810.05934), with non-dominated ranks in place of one score: Optuna's pruners refuse studies of
+more than one objective.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Container, Iterable, Sequence
+from copy import copy
+from statistics import median
+from typing import NamedTuple
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+# Share of a rung's trials that go on to the next. Healing costs ten times what the first two rungs cost together, so
+# few get there.
+SURVIVAL = (1 / 3, 1 / 6)
+# Until a rung has seen this many trials, all go on.
+_FIRST_TRIALS = 6
+# Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before.
+_GRAINS = 50
+_LEAST = 1e-9
+DIVERGENCES, BYTES = "divergences", "bytes"
+
+
+class Score(NamedTuple):
+    """What a trial has at a rung: divergence (nats a token) and grains of bytes."""
+
+    divergence: float
+    grains: int
+
+
+def grains(size_bytes: int, bound_bytes: int) -> int:
+    """Bytes in fiftieths of the bound, rounded up."""
+    return -(-_GRAINS * size_bytes // bound_bytes)
+
+
+def promising(score: Score, earlier: Sequence[Score], survival: float) -> bool:
+    """Whether a score is among the best share `survival` of its rung, itself included; NaN never is.
+
+    The fewer fronts lie before it the better, and within a front the lower its divergence.
+    """
+    if math.isnan(score.divergence):
+        return False
+    if len(earlier) < _FIRST_TRIALS:
+        return True
+    ranks = nondominated_ranks([*earlier, score])
+    better = sum(
+        (rank, other.divergence) < (ranks[-1], score.divergence) for rank, other in zip(ranks, earlier, strict=False)
+    )
+    return better < survival * (len(earlier) + 1)
+
+
+def nondominated_ranks(scores: Sequence[Score]) -> list[int]:
+    """The front of each score: 0 where none is better in one objective and at least as good in the other.
+
+    Then those that only scores of front 0 dominate, and so on (Deb et al. 2002, section III.A); NaN is behind all.
+    """
+    order = sorted((score, i) for i, score in enumerate(scores) if not math.isnan(score.divergence))
+    ranks, least, before = [len(scores)] * len(scores), list[int](), None
+    for score, i in order:
+        # `least` are the grains of the last score of each front, ascending: divergence only rises on the way
+        rank = ranks[before[1]] if before and before[0] == score else bisect_right(least, score.grains)
+        least[rank : rank + 1] = [score.grains]
+        ranks[i], before = rank, (score, i)
+    return ranks
+
+
+def rung_scores(trials: Iterable[FrozenTrial], bound_bytes: int) -> list[list[Score]]:
+    """Scores of all ended trials at each rung that can end one; what a pruned trial reached counts too."""
+    reached = [
+        (trial.user_attrs[DIVERGENCES], grains(trial.user_attrs[BYTES], bound_bytes))
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    ]
+    return [[Score(found[rung], size) for found, size in reached if len(found) > rung] for rung in range(len(SURVIVAL))]
+
+
+class SeenStudy(Study):
+    """A study as a sampler sees it: a pruned trial is a complete one with the divergence it would probably have had.
+
+    Samplers of Optuna's leave a pruned trial of two objectives out, or count it among the bad ones whatever it scored.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.__dict__.update(study.__dict__)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, None, use_cache)
+        expected = _Expected([trial for trial in trials if trial.state == TrialState.COMPLETE])
+        seen = [expected.completed(trial) if trial.state == TrialState.PRUNED else trial for trial in trials]
+        return [trial for trial in seen if states is None or trial.state in states]
+
+
+class _Expected:
+    """Where a score of each rung leads, by the median of what it led to so far."""
+
+    def __init__(self, complete: Sequence[FrozenTrial]) -> None:
+        scores = [trial.user_attrs[DIVERGENCES] for trial in complete if DIVERGENCES in trial.user_attrs]
+        self._steps = [
+            median([math.log(max(_LEAST, x[rung + 1]) / max(_LEAST, x[rung])) for x in scores] or [0.0])
+            for rung in range(len(SURVIVAL))
+        ]
+
+    def completed(self, trial: FrozenTrial) -> FrozenTrial:
+        """A pruned trial as if it had ended; as it is where it has no score."""
+        scores = trial.user_attrs.get(DIVERGENCES)
+        if not scores or math.isnan(scores[-1]):
+            return trial
+        found = copy(trial)
+        found.state = TrialState.COMPLETE
+        found.values = [scores[-1] * math.exp(sum(self._steps[len(scores) - 1 :])), trial.user_attrs[BYTES]]
+        return found
