@@ -21,6 +21,7 @@ from torch import Tensor
 from compress.gptq import Hessian
 from compress.heal import Lesson
 from compress.importance import Behind, Measured
+from compress.predictions import Predictions, joined
 from compress.shelf import Shelf
 from models.inputs import Row
 
@@ -116,7 +117,10 @@ def _read_facts(path: Path) -> Facts | None:
 
 def _write_lessons(path: Path, lessons: Sequence[Lesson]) -> None:
     heard = {id(x.row.speech): x.audio for x in lessons if x.audio is not None}
-    tensors = {"teacher": torch.cat([x.teacher for x in lessons])}
+    teacher = joined([x.teacher for x in lessons])
+    tensors = {"teacher": teacher.logs}
+    if teacher.ids is not None and teacher.rest is not None:
+        tensors |= {"teacher ids": teacher.ids, "teacher rest": teacher.rest}
     if heard:
         tensors["audio"] = torch.cat(list(heard.values()))
     hidden = [x.hidden for x in lessons if x.hidden is not None]
@@ -134,10 +138,11 @@ def _read_lessons(path: Path, rows: Sequence[Row]) -> list[Lesson] | None:
     if speeches:
         lengths = [speech.audio_tokens for speech in speeches.values()]
         heard = dict(zip(speeches, torch.split(tensors["audio"], lengths), strict=True))
-    parts = (torch.split(tensors[name], about["tokens"]) for name in ("teacher", "hidden"))
+    teacher = Predictions(tensors["teacher"], tensors.get("teacher ids"), tensors.get("teacher rest"))
+    parts = teacher.split(about["tokens"]), torch.split(tensors["hidden"], about["tokens"])
     return [
-        Lesson(row, teacher, len(row.target), hidden, heard.get(id(row.speech)))
-        for row, teacher, hidden in zip(rows, *parts, strict=True)
+        Lesson(row, predicted, len(row.target), hidden, heard.get(id(row.speech)))
+        for row, predicted, hidden in zip(rows, *parts, strict=True)
     ]
 
 

@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from compress.predictions import Predictions, joined, predictions_of
 from compress.resume import TrainingFile, restore, state_of
 from models.inputs import Row, make_batch, outputs
 from models.loading import pad_token
@@ -50,7 +51,7 @@ class HealSettings:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A training row and what the source makes of it: log-probabilities of its target tokens (tokens, vocabulary).
+    """A training row and what the source makes of it: its predictions of the target tokens.
 
     `source_tokens` is how many tokens the target has in the source's vocabulary. `hidden` (tokens, hidden) are the
     source's last states for the target, None where it is spelt otherwise, and `audio` (audio tokens, hidden) is its
@@ -58,7 +59,7 @@ class Lesson:
     """
 
     row: Row
-    teacher: Tensor
+    teacher: Predictions
     source_tokens: int
     hidden: Tensor | None = None
     audio: Tensor | None = None
@@ -189,8 +190,7 @@ def distillation_loss(model: PreTrainedModel, lessons: Sequence[Lesson], pad: in
     batch = make_batch([lesson.row for lesson in lessons], pad)
     found = outputs(model, batch)
     student = found.logits.log_softmax(-1)
-    teacher = torch.cat([lesson.teacher for lesson in lessons])
-    divergence = nn.functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    divergence = joined([lesson.teacher for lesson in lessons]).divergence(student) / len(student)
     references = nn.functional.nll_loss(student, batch.targets)
     loss = (1 - settings.reference_share) * divergence + settings.reference_share * references
     audio = list({id(x.row.speech): x.audio for x in lessons if x.audio is not None}.values())
@@ -216,7 +216,7 @@ def make_lessons(source: PreTrainedModel, rows: Sequence[Row], batch_rows: int) 
         batch = make_batch(chosen, pad)
         found = outputs(source, batch)
         lengths = [len(row.target) for row in chosen]
-        parts = torch.split(found.logits.log_softmax(-1), lengths)
+        parts = predictions_of(found.logits.log_softmax(-1)).split(lengths)
         hidden = torch.split(found.hidden, lengths)
         heard: list[Tensor | None] = [None] * len(chosen)
         if batch.speech is not None and found.audio is not None:
@@ -224,7 +224,7 @@ def make_lessons(source: PreTrainedModel, rows: Sequence[Row], batch_rows: int) 
             kept = [states.clone() for states in audio]
             heard = [kept[i] for i in batch.speech.of_row.tolist()]
         lessons += [
-            Lesson(row, part.clone(), len(row.target), states.clone(), sound)
+            Lesson(row, part.copied(), len(row.target), states.clone(), sound)
             for row, part, states, sound in zip(chosen, parts, hidden, heard, strict=True)
         ]
     return lessons

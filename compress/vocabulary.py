@@ -7,6 +7,7 @@ certain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,11 +15,9 @@ import torch
 from torch import Tensor
 
 from compress.heal import Lesson
+from compress.predictions import NEVER, Predictions, kept_whole, predictions_of
 from models.inputs import Row
 from models.vocabulary import Vocabulary
-
-# In place of the logarithm of 0.
-_NEVER = -30.0
 
 
 @dataclass(frozen=True)
@@ -42,20 +41,27 @@ class Curriculum:
 
 def _trimmed(lesson: Lesson, pieces: Sequence[tuple[int, ...]], first: Tensor, size: int) -> Lesson:
     spelt = [pieces[token] for token in lesson.row.target]
-    # one column more for rows that stand for no token
-    projected = torch.zeros(len(spelt), size + 1).index_add_(1, first, lesson.teacher.exp())[:, :size]
-    projected = projected.clamp_min(torch.tensor(_NEVER).exp()).log()
-    rows = []
-    for prediction, parts in zip(projected, spelt, strict=True):
-        rows.append(prediction)
+    predictions = []
+    for prediction, parts in zip(_projected(lesson.teacher, first, size), spelt, strict=True):
+        predictions.append(prediction)
         for part in parts[1:]:
-            certain = torch.full((size,), _NEVER)
+            certain = torch.full((size,), NEVER)
             certain[part] = 0.0
-            rows.append(certain)
+            predictions.append(certain)
     row = Row(
         lesson.row.speech,
         tuple(piece for token in lesson.row.prompt for piece in pieces[token]),
         tuple(piece for parts in spelt for piece in parts),
     )
-    hidden = lesson.hidden if len(rows) == len(lesson.row.target) else None
-    return Lesson(row, torch.stack(rows), lesson.source_tokens, hidden, lesson.audio)
+    hidden = lesson.hidden if len(predictions) == len(lesson.row.target) else None
+    return Lesson(row, predictions_of(torch.stack(predictions)), lesson.source_tokens, hidden, lesson.audio)
+
+
+def _projected(teacher: Predictions, first: Tensor, size: int) -> Tensor:
+    """Log-probabilities of the tokens that stay (predictions, size): each has those it is the `first` piece of."""
+    # one column more for rows that stand for no token
+    found = torch.zeros(len(teacher), size + 1).index_add_(1, first, teacher.probabilities(len(first)))[:, :size]
+    if teacher.rest is not None and kept_whole(size):
+        # whose first pieces the unknown ones are nobody knows
+        found = found / found.sum(1, keepdim=True).clamp_min(math.exp(NEVER))
+    return found.clamp_min(math.exp(NEVER)).log()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from compress.heal import Lesson
+from compress.predictions import joined
 from models.inputs import make_batch, target_logits
 from models.loading import pad_token
 
@@ -25,7 +25,6 @@ def divergence(model: PreTrainedModel, lessons: Sequence[Lesson], batch_rows: in
     for start in range(0, len(lessons), batch_rows):
         chosen = lessons[start : start + batch_rows]
         student = target_logits(model, make_batch([x.row for x in chosen], pad)).log_softmax(-1)
-        teacher = torch.cat([x.teacher for x in chosen])
-        total += float(nn.functional.kl_div(student, teacher, log_target=True, reduction="sum"))
+        total += float(joined([x.teacher for x in chosen]).divergence(student))
         tokens += sum(x.source_tokens for x in chosen)
     return total / tokens

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.assembly import Assembled
 from compress.heal import Lesson
+from compress.predictions import Predictions, joined
 from compress.vocabulary import Curriculum
 from models.anatomy import audio_tower, decoder
 from models.inputs import Batch, convolved, heard_mask, make_batch, projected, spoken, with_audio
@@ -56,7 +57,7 @@ class _Lessons:
     """A batch of rows, what the source predicts for them, and how many tokens they have in its vocabulary."""
 
     rows: Batch
-    teacher: Tensor
+    teacher: Predictions
     source_tokens: int
 
 
@@ -204,7 +205,7 @@ _Measure = Callable[[Tensor, _Lessons], Tensor]
 
 
 def _divergence(student: Tensor, lessons: _Lessons) -> Tensor:
-    return nn.functional.kl_div(student, lessons.teacher, log_target=True, reduction="sum")
+    return lessons.teacher.divergence(student)
 
 
 def _loss(student: Tensor, lessons: _Lessons) -> Tensor:
@@ -213,4 +214,4 @@ def _loss(student: Tensor, lessons: _Lessons) -> Tensor:
 
 def _made(lessons: Sequence[Lesson], pad: int) -> _Lessons:
     rows = make_batch([lesson.row for lesson in lessons], pad)
-    return _Lessons(rows, torch.cat([lesson.teacher for lesson in lessons]), sum(x.source_tokens for x in lessons))
+    return _Lessons(rows, joined([lesson.teacher for lesson in lessons]), sum(x.source_tokens for x in lessons))
