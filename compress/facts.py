@@ -67,18 +67,29 @@ class BankFolder:
 
     def texts(self, name: str, make: Callable[[], dict[str, list[str]]]) -> dict[str, list[str]]:
         """Texts by language, the source's translations for instance, made where they are not there."""
-        if self.path is None:
-            return make()
-        path = self.path / f"{name}.json"
-        try:
-            found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        found: dict[str, list[str]] | None = self.read_json(name)
+        if found is None:
             found = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-            temporary.replace(path)
+            self.write_json(name, found)
         return found
+
+    def read_json(self, name: str) -> Any:
+        """What was written under a name; None where nothing was, or it is damaged."""
+        if self.path is None:
+            return None
+        try:
+            return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write_json(self, name: str, found: Any) -> None:
+        if self.path is None:
+            return
+        path = self.path / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+        temporary.replace(path)
 
 
 def _write_facts(path: Path, facts: Facts) -> None:

@@ -18,13 +18,15 @@ from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
 from models.loading import load_source
 from models.reference import resolve_model
+from proxies.sensitivity import Sensitivities, points
 from search.finalists import write_whole
 from search.progress import progress_on
 from search.settings import BANK_SIZE, check_directions, model_fingerprint
-from search.workbench import counted, make_workbench
+from search.workbench import Workbench, counted, make_workbench, sensitivities
 from space.bins import bytes_of
 from space.choices import VOCABULARY, choices, plan_of
 from space.errors import UserError
+from space.layout import Layout
 from space.plan import Sublayer
 from space.rates import LADDERS
 
@@ -62,8 +64,17 @@ def open_bank(bank: Path, size: str, *, model: str, data: str, languages: Sequen
     return BankFolder(folder, Shelf(folder / _PIECES, most_bytes))
 
 
+def measured_sensitivities(workbench: Workbench, layout: Layout, console: Console) -> Sensitivities:
+    """What single options of a layout cost; a bar shows how far it is where some were not measured before."""
+    with progress_on(console) as progress:
+        task = progress.add_task("sensitivities", total=sum(1 for _ in points(layout)))
+        return sensitivities(
+            workbench, layout, lambda name: progress.update(task, advance=1, description=f"sensitivities, {name}")
+        )
+
+
 def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
-    """Makes a piece for each option of each sublayer and table; what is there stays. Returns what was done.
+    """Makes a piece for each option of each sublayer and table, and measures sensitivities; what is there stays.
 
     Sublayers with others removed behind them are left to the trials that remove them. Raises UserError for mistakes.
     """
@@ -83,7 +94,7 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
         languages=settings.languages,
     )
     with console.status("measuring the source"):
-        assembler = make_workbench(source, corpus, settings.languages, bank).assembler
+        workbench = make_workbench(source, corpus, settings.languages, bank)
     options = choices(source.layout)
     whole = {name: found[-1] for name, found in options.items()}
     asked = [
@@ -97,12 +108,14 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
     with progress_on(console) as progress:
         task = progress.add_task("bank", total=len(asked))
         for name, chosen in asked:
-            assembler.prepare(plan_of(source.layout, chosen), name)
+            workbench.assembler.prepare(plan_of(source.layout, chosen), name)
             progress.update(task, advance=1, description=name)
+    measured = measured_sensitivities(workbench, source.layout, console)
     return {
         "folder": str(bank.path),
         "options": len(asked),
         "made": bank.shelf.made,
+        "sensitivities": sum(map(len, measured.measured.values())),
         "bytes": bank.shelf.size_bytes(),
         "most_bytes": bank.shelf.most_bytes,
         "seconds": round(time.monotonic() - started, 1),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
 from space.allocate import allocate_plan
-from space.choices import WIDTH_STEPS, width_of
+from space.choices import WIDTH_STEPS, Option, width_of
 from space.layout import Layout, Tower
 from space.limits import Limits
 from space.plan import REMOVED, Heal, Layer, Plan, uniform_plan
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
 
+# What an option of a choice costs.
+Loss = Callable[[str, Option], float]
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
@@ -35,18 +37,26 @@ class Start:
     plan: Plan
 
 
-def starts(limits: Limits, coverage: Coverage, heal: Heal, trials: int) -> list[Start]:
-    """Simple baselines, healed for `heal`, the allocator's plan on prior values, healed and unhealed, and the grid.
+def starts(limits: Limits, coverage: Coverage, heal: Heal, trials: int, measured: Loss | None = None) -> list[Start]:
+    """Simple baselines, healed for `heal`, the allocator's plans, healed and unhealed, and the grid.
 
-    The grid has at most a tenth of the `trials`.
+    The allocator has prior values and, where there are any, `measured` ones; a choice's option costs its loss, and the
+    sum is to be least. The grid has at most a tenth of the `trials`.
     """
     simple = [Start("baseline", name, plan) for name, plan in baselines(limits, heal)]
-    loss = prior_loss(limits.layout, coverage)
-    plan, _ = allocate_plan(limits, lambda name, option: -loss(name, option), gap=GAP)
-    healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in (heal.steps, 0)]
-    allocated = [Start("allocator", f"prior values, {one.heal.steps} heal steps", one) for one in healed]
+    allocated = []
+    for values, loss in (("prior values", prior_loss(limits.layout, coverage)), ("sensitivities", measured)):
+        if loss is not None:
+            plan = least_loss_plan(limits, loss)
+            healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in (heal.steps, 0)]
+            allocated += [Start("allocator", f"{values}, {one.heal.steps} heal steps", one) for one in healed]
     grid = islice(narrowed(limits, heal), min(_MOST_NARROWED, trials // 10))
     return [*simple, *allocated, *(Start("narrowed", name, plan) for name, plan in grid)]
+
+
+def least_loss_plan(limits: Limits, loss: Loss) -> Plan:
+    """The plan inside the limits whose options' losses have the least sum, to a proven gap."""
+    return allocate_plan(limits, lambda name, option: -loss(name, option), gap=GAP)[0]
 
 
 def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:

@@ -184,10 +184,11 @@ def print_export(export: dict[str, Any], console: Console) -> None:
 
 
 def print_bank(bank: dict[str, Any], console: Console) -> None:
-    """How many pieces were made, and what the bank of this source and data takes."""
+    """How many pieces were made and sensitivities are there, and what the bank of this source and data takes."""
     console.print(
         f"{escape(bank['folder'])}: {bank['options']:,} options, {bank['made']:,} pieces made in "
-        f"{bank['seconds']:.0f} s; {bank['bytes']:,} of at most {bank['most_bytes']:,} bytes",
+        f"{bank['seconds']:.0f} s, {bank['sensitivities']:,} sensitivities; "
+        f"{bank['bytes']:,} of at most {bank['most_bytes']:,} bytes",
         soft_wrap=True,
         highlight=False,
     )

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from compress.heal import HealSettings
 from models.loading import Source
+from search.banking import measured_sensitivities
 from search.baselines import starts
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
@@ -32,6 +33,8 @@ from space.limits import Limits
 from space.plan import Heal
 
 SUMMARY = "summary.json"
+# A study of fewer trials does not measure sensitivities, which take as long as some of its trials.
+_WORTH_MEASURING = 20
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
 
 
 def _search(job: Job) -> None:
-    first = starts(job.limits, job.source.vocabulary.coverage, Heal(max(HEAL_STEPS)), job.settings.trials)
+    measured = None
+    if job.settings.trials >= _WORTH_MEASURING:
+        measured = measured_sensitivities(job.workbench, job.limits.layout, job.console).loss
+    first = starts(job.limits, job.source.vocabulary.coverage, Heal(max(HEAL_STEPS)), job.settings.trials, measured)
     terms = Terms(job.limits, first, job.settings.seed, job.signature)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:

@@ -25,7 +25,10 @@ from models.loading import Source, pad_token
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
 from proxies.prefixes import Prefixes
+from proxies.sensitivity import Sensitivities
+from proxies.sensitivity import measure as measure_sensitivities
 from scoring.translate import most_tokens, translate
+from space.layout import Layout
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 
@@ -121,6 +124,20 @@ def make_workbench(
     prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages), _BATCH_ROWS)
     findings = found.measured.findings
     return Workbench(source, folder, bank, assembler, prefixes, proxy, select, len(languages), findings)
+
+
+def sensitivities(
+    workbench: Workbench, layout: Layout, progress: Callable[[str], None] = lambda _name: None
+) -> Sensitivities:
+    """Of a layout's options, on the utterances of the first rung; the bank has those measured before."""
+    folder, name = workbench.folder, f"sensitivities-{RUNG_UTTERANCES[0]}"
+
+    def score(plan: Plan) -> float:
+        candidate = workbench.assembler.assembled(plan)
+        return workbench.prefixes.divergence(candidate, plan.vocabulary, 0)
+
+    known = folder.read_json(name) or {}
+    return measure_sensitivities(layout, score, known, lambda found: folder.write_json(name, found), progress)
 
 
 def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:

@@ -27,6 +27,11 @@ def test_a_bank_is_made_once_and_goes_on_where_it_was_stopped(
     assert first["made"] > first["options"], "two pieces of a sublayer"
     files = sorted(Path("studies/bank").glob("*/pieces/*.safetensors"))
     assert len(files) == first["made"]
+    (values,) = Path("studies/bank").glob("*/sensitivities-*.json")
+    measured = json.loads(values.read_text())
+    assert first["sensitivities"] == sum(map(len, measured.values()))
+    assert min(value for found in measured.values() for value in found.values()) > -1e-3
+    assert measured["decoder.0.ffn"]["0"] > measured["decoder.0.ffn"]["3g64"]
     assert first["bytes"] == sum(file.stat().st_size for file in files)
     for file in files[::3]:
         file.unlink()
