@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import Start
-from search.rungs import BYTES, DIVERGENCES, SURVIVAL, Score, grains, promising, rung_scores
+from search.rungs import BYTES, DIVERGENCES, SECONDS, SURVIVAL, Score, grains, promising, rung_scores
 from search.samplers import trial_seed
 from search.workbench import Workbench
 from space.genes import decode, distributions, encode
@@ -20,19 +20,23 @@ from space.plan import Plan
 
 # Attributes of trials that were not proposed by a sampler, and of those among them that every rung is run for.
 _START_KINDS = ("baseline", "allocator", "narrowed")
-_WHOLE_KINDS = ("baseline", "allocator")
+WHOLE_KINDS = ("baseline", "allocator")
 # A trial that is found running after so many attempts has failed.
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What all trials of a study share: limits, plans to start with, seed, and the signature of their scores."""
+    """What all trials of a study share: limits, plans to start with, seed, and the signature of their scores.
+
+    `survival` is the share of each rung that goes on to the next.
+    """
 
     limits: Limits
     starts: Sequence[Start]
     seed: int
     signature: str
+    survival: Sequence[float] = SURVIVAL
 
 
 def run_trials(
@@ -91,17 +95,17 @@ def _run(
     size_bytes = terms.limits.bytes_of(plan)
     assert terms.limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)
-    whole = any(kind in trial.user_attrs for kind in _WHOLE_KINDS)
+    whole = any(kind in trial.user_attrs for kind in WHOLE_KINDS)
     bound = terms.limits.size_range.bound_bytes
     earlier, size = rung_scores(study.get_trials(deepcopy=False), bound), grains(size_bytes, bound)
 
     def promote(rung: int, divergence: float) -> bool:
-        return whole or promising(Score(divergence, size), earlier[rung], SURVIVAL[rung])
+        return whole or promising(Score(divergence, size), earlier[rung], terms.survival[rung])
 
     evaluation = workbench.evaluate(plan, seed, promote)
     trial.set_user_attr(DIVERGENCES, list(evaluation.divergences))
     trial.set_user_attr(BYTES, size_bytes)
-    trial.set_user_attr("seconds", round(evaluation.seconds, 3))
+    trial.set_user_attr(SECONDS, [round(seconds, 3) for seconds in evaluation.seconds])
     trial.set_user_attr("seed", seed)
     trial.set_user_attr("signature", terms.signature)
     if evaluation.pruned:

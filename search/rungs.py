@@ -24,7 +24,8 @@ _FIRST_TRIALS = 6
 # Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before.
 _GRAINS = 50
 _LEAST = 1e-9
-DIVERGENCES, BYTES = "divergences", "bytes"
+# Attributes of trials: divergence and seconds up to each rung reached; bytes.
+DIVERGENCES, SECONDS, BYTES = "divergences", "seconds", "bytes"
 
 
 class Score(NamedTuple):

@@ -44,10 +44,10 @@ SIGNATURE = f"KL(source||candidate), nats a token|at most {RUNG_UTTERANCES} utte
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Divergence (nats a token) by rung reached, in order, and seconds; `pruned` where a rung ended the trial."""
+    """Divergence (nats a token) by rung reached and seconds up to each; `pruned` where a rung ended the trial."""
 
     divergences: tuple[float, ...]
-    seconds: float
+    seconds: tuple[float, ...]
     pruned: bool
 
 
@@ -78,21 +78,23 @@ class Workbench:
         """Scores a plan rung by rung; `promote(rung, divergence)` says whether the next rung is worth its time."""
         started = time.monotonic()
         scores: list[float] = []
+        seconds: list[float] = []
 
-        def done(pruned: bool) -> Evaluation:
-            return Evaluation(tuple(scores), time.monotonic() - started, pruned)
+        def reached(score: float) -> float:
+            scores.append(score)
+            seconds.append(time.monotonic() - started)
+            return score
 
         candidate = self.assembler.assembled(plan)
         for rung in range(len(RUNG_UTTERANCES)):
-            scores.append(self.prefixes.divergence(candidate, plan.vocabulary, rung))
-            if not promote(rung, scores[-1]):
-                return done(pruned=True)
+            score = reached(self.prefixes.divergence(candidate, plan.vocabulary, rung))
+            if not promote(rung, score):
+                return Evaluation(tuple(scores), tuple(seconds), pruned=True)
         if plan.heal.steps:
             model = compress(self.source, plan, self.bank, seed=seed, tolerance=TRIAL_TOLERANCE).model
-            scores.append(self.divergence(model, plan.vocabulary))
-        else:
-            scores.append(scores[-1])
-        return done(pruned=False)
+            score = self.divergence(model, plan.vocabulary)
+        reached(score)
+        return Evaluation(tuple(scores), tuple(seconds), pruned=False)
 
 
 def make_workbench(
