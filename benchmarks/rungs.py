@@ -1,0 +1,124 @@
+"""What rungs save and what they cost: ``python -m benchmarks.rungs``, an hour on two cores
+
+One study of bin 3 in which every trial goes through every rung and is healed for its steps; the sampler is the
+default one. Then rungs decide about the very same trials, in their order, at several shares of survival: which would
+have been ended, how many seconds that would have saved, and how much of the front would be left. The front's
+hypervolume is over divergence and bytes, up to the median divergence of all trials and the bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from benchmarks.measured import bundled
+from benchmarks.publish import publish, target
+from search.baselines import starts
+from search.loop import WHOLE_KINDS, Terms, run_trials
+from search.rungs import BYTES, DIVERGENCES, SECONDS, SURVIVAL, Score, grains, promising
+from search.samplers import RepairingSampler, sampler_named
+from search.workbench import sensitivities
+from space.bins import bin_range
+from space.genes import HEAL_STEPS
+from space.limits import Limits
+from space.plan import Heal
+
+BIN = 3
+ALL = (1.0, 1.0)
+SHARES = (ALL, (1 / 2, 1 / 2), (1 / 2, 1 / 4), SURVIVAL, (1 / 4, 1 / 8), (1 / 6, 1 / 4), (1 / 8, 1 / 8))
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Trials that go through every rung, the seconds of all trials, and how many are healed."""
+
+    complete: tuple[FrozenTrial, ...]
+    seconds: float
+    healed: int
+
+
+def replayed(trials: Sequence[FrozenTrial], bound_bytes: int, survival: Sequence[float]) -> Replayed:
+    """What rungs make of trials that all went through."""
+    earlier: list[list[Score]] = [[] for _ in survival]
+    complete, seconds = [], 0.0
+    for trial in trials:
+        scores, size = trial.user_attrs[DIVERGENCES], grains(trial.user_attrs[BYTES], bound_bytes)
+        whole, reached = any(kind in trial.user_attrs for kind in WHOLE_KINDS), 0
+        for rung, share in enumerate(survival):
+            score = Score(scores[rung], size)
+            goes_on = whole or promising(score, earlier[rung], share)
+            earlier[rung].append(score)
+            if not goes_on:
+                break
+            reached = rung + 1
+        seconds += trial.user_attrs[SECONDS][reached]
+        if reached == len(survival):
+            complete.append(trial)
+    return Replayed(tuple(complete), seconds, sum(trial.params["heal_steps"] > 0 for trial in complete))
+
+
+def hypervolume(trials: Sequence[FrozenTrial], reference: tuple[float, float]) -> float:
+    """The area that points (divergence, bytes) dominate, up to the reference point."""
+    area, lowest = 0.0, reference[1]
+    for divergence, size_bytes in sorted((trial.values[0], trial.values[1]) for trial in trials):
+        if divergence < reference[0] and size_bytes < lowest:
+            area += (reference[0] - divergence) * (lowest - size_bytes)
+            lowest = size_bytes
+    return area
+
+
+def main() -> None:
+    """A row for each pair of shares; the target is on the default's."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--sampler", default="tpe")
+    options = parser.parse_args()
+    source, _, workbench = bundled()
+    limits = Limits(source.layout, bin_range(BIN, source.layout.source_bytes), source.fixed_bytes)
+    measured = sensitivities(workbench, source.layout).loss
+    first = starts(limits, source.vocabulary.coverage, Heal(max(HEAL_STEPS)), options.trials, measured)
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=RepairingSampler(sampler_named(options.sampler), limits, seed=0)
+    )
+
+    def said(trial: FrozenTrial) -> None:
+        print(trial.number, [round(x, 4) for x in trial.user_attrs[DIVERGENCES]], trial.user_attrs[SECONDS], flush=True)
+
+    run_trials(study, workbench, Terms(limits, first, 0, "benchmark", ALL), options.trials, said)
+    trials = study.get_trials(states=(TrialState.COMPLETE,))
+    bound = limits.size_range.bound_bytes
+    reference = median(trial.values[0] for trial in trials), float(bound)
+    everything = replayed(trials, bound, ALL)
+    volume = hypervolume(everything.complete, reference)
+    rows: list[dict[str, Any]] = []
+    for shares in SHARES:
+        found = replayed(trials, bound, shares)
+        rows.append(
+            {
+                "go on": ", ".join(f"{share:.2f}" for share in shares),
+                "trials to the end": len(found.complete),
+                "healed": found.healed,
+                "best divergence": round(min(trial.values[0] for trial in found.complete), 4),
+                "hypervolume": round(hypervolume(found.complete, reference) / volume, 4),
+                "seconds": round(found.seconds / everything.seconds, 3),
+            }
+        )
+    chosen = rows[SHARES.index(SURVIVAL)]
+    publish(
+        "rungs",
+        rows,
+        [
+            target("seconds with rungs over those without", chosen["seconds"], 1 / 3, at_least=False),
+            target("hypervolume with rungs over that without", chosen["hypervolume"], 0.99, at_least=True),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
