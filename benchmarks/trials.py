@@ -107,7 +107,7 @@ def main() -> None:
 
     def fresh() -> Prefixes:
         old = workbench.prefixes
-        return Prefixes(old.layout, old.curriculum, old.utterances, old.rows_an_utterance, old.batch_rows)
+        return Prefixes(old.layout, old.curriculum, old.utterances, old.rows_an_utterance)
 
     plans = random_plans(limits, options.plans, seed=0)
     timed(workbench, fresh(), plans[:1])  # libraries warm up

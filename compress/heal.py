@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from compress.predictions import Predictions, joined, predictions_of
 from compress.resume import TrainingFile, restore, state_of
-from models.inputs import Row, make_batch, outputs
+from models.inputs import MOST_POSITIONS, Row, by_length, make_batch, outputs
 from models.loading import pad_token
 from space.plan import Heal
 
@@ -207,12 +207,12 @@ def _relative_error(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def make_lessons(source: PreTrainedModel, rows: Sequence[Row], batch_rows: int) -> list[Lesson]:
+def make_lessons(source: PreTrainedModel, rows: Sequence[Row], most_positions: int = MOST_POSITIONS) -> list[Lesson]:
     """What the source makes of every row, computed once."""
     pad = pad_token(source)
-    lessons = []
-    for start in range(0, len(rows), batch_rows):
-        chosen = rows[start : start + batch_rows]
+    lessons: dict[int, Lesson] = {}
+    for indices in by_length(rows, most_positions):
+        chosen = [rows[i] for i in indices]
         batch = make_batch(chosen, pad)
         found = outputs(source, batch)
         lengths = [len(row.target) for row in chosen]
@@ -223,8 +223,6 @@ def make_lessons(source: PreTrainedModel, rows: Sequence[Row], batch_rows: int) 
             audio = torch.split(found.audio, batch.speech.audio_tokens.tolist())
             kept = [states.clone() for states in audio]
             heard = [kept[i] for i in batch.speech.of_row.tolist()]
-        lessons += [
-            Lesson(row, part.copied(), len(row.target), states.clone(), sound)
-            for row, part, states, sound in zip(chosen, parts, hidden, heard, strict=True)
-        ]
-    return lessons
+        for i, row, part, states, sound in zip(indices, chosen, parts, hidden, heard, strict=True):
+            lessons[i] = Lesson(row, part.copied(), len(row.target), states.clone(), sound)
+    return [lessons[i] for i in range(len(rows))]

@@ -25,6 +25,14 @@ TEXT_PROMPTS = {
 }
 
 
+# Positions of a batch that is only run, not trained on: rows times the longest one's tokens.
+MOST_POSITIONS = 8192
+
+
+# Positions of a batch that is only run, not trained on: rows times the longest one's tokens.
+MOST_POSITIONS = 8192
+
+
 def audio_tokens(frames: int) -> int:
     """How many audio tokens Qwen2-Audio makes of this many mel frames."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
@@ -132,6 +140,28 @@ def _speech_batch(rows: Sequence[Row]) -> SpeechBatch | None:
         audio_tokens=torch.tensor([speech.audio_tokens for speech in speeches]),
         of_row=torch.tensor([index[id(row.speech)] for row in rows]),
     )
+
+
+def by_length(rows: Sequence[Row], most_positions: int) -> list[list[int]]:
+    """Indices of rows in batches of similar length, shorter ones first, each of at most so many positions with padding.
+
+    Rows of one utterance stay together, however long.
+    """
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(id(row.speech or row), []).append(i)
+
+    def length(group: Sequence[int]) -> int:
+        return max(len(rows[i].prompt) + len(rows[i].target) for i in group)
+
+    found: list[list[int]] = []
+    for group in sorted(groups.values(), key=length):
+        # the group that comes last is the longest of its batch
+        if found and (len(found[-1]) + len(group)) * length(group) <= most_positions:
+            found[-1] += group
+        else:
+            found.append(list(group))
+    return found
 
 
 def batches(rows: Sequence[Row], size: int, pad: int) -> Iterator[Batch]:

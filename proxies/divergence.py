@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from compress.heal import Lesson
 from compress.predictions import joined
-from models.inputs import make_batch, target_logits
+from models.inputs import MOST_POSITIONS, by_length, make_batch, target_logits
 from models.loading import pad_token
 
 
 @torch.no_grad()
-def divergence(model: PreTrainedModel, lessons: Sequence[Lesson], batch_rows: int = 48) -> float:
+def divergence(model: PreTrainedModel, lessons: Sequence[Lesson], most_positions: int = MOST_POSITIONS) -> float:
     """Sum over target tokens by the tokens the targets have in the source's vocabulary.
 
     Rows of different length weigh by their tokens, and vocabularies of different size compare: the sum is the
@@ -22,8 +22,8 @@ def divergence(model: PreTrainedModel, lessons: Sequence[Lesson], batch_rows: in
     """
     pad = pad_token(model)
     total, tokens = 0.0, 0
-    for start in range(0, len(lessons), batch_rows):
-        chosen = lessons[start : start + batch_rows]
+    for batch in by_length([lesson.row for lesson in lessons], most_positions):
+        chosen = [lessons[i] for i in batch]
         student = target_logits(model, make_batch([x.row for x in chosen], pad)).log_softmax(-1)
         total += float(joined([x.teacher for x in chosen]).divergence(student))
         tokens += sum(x.source_tokens for x in chosen)

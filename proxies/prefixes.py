@@ -20,7 +20,17 @@ from compress.heal import Lesson
 from compress.predictions import Predictions, joined
 from compress.vocabulary import Curriculum
 from models.anatomy import audio_tower, decoder
-from models.inputs import Batch, convolved, heard_mask, make_batch, projected, spoken, with_audio
+from models.inputs import (
+    MOST_POSITIONS,
+    Batch,
+    by_length,
+    convolved,
+    heard_mask,
+    make_batch,
+    projected,
+    spoken,
+    with_audio,
+)
 from models.loading import pad_token
 from space.choices import PARTS, place
 from space.layout import Layout
@@ -73,7 +83,7 @@ class Prefixes:
     curriculum: Curriculum
     utterances: Sequence[int]
     rows_an_utterance: int
-    batch_rows: int
+    most_positions: int = MOST_POSITIONS
     states: States = field(default_factory=States)
     layers_run: int = field(default=0, init=False)
     layers_whole: int = field(default=0, init=False)
@@ -113,9 +123,8 @@ class Prefixes:
             first = self.rows_an_utterance * (self.utterances[step - 1] if step else 0)
             chosen = self.curriculum.of(vocabulary)[first : self.rows_an_utterance * self.utterances[step]]
             pad = pad_token(candidate.model)
-            self._batches[vocabulary, step] = [
-                _made(chosen[start : start + self.batch_rows], pad) for start in range(0, len(chosen), self.batch_rows)
-            ]
+            together = by_length([lesson.row for lesson in chosen], self.most_positions)
+            self._batches[vocabulary, step] = [_made([chosen[i] for i in batch], pad) for batch in together]
         return self._batches[vocabulary, step]
 
     def _logits(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> Tensor:

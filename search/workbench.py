@@ -32,7 +32,7 @@ from space.layout import Layout
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 
-_BATCH_ROWS = 48
+_TRANSLATED_AT_ONCE = 48
 # Rows of the calibrate role that moments are measured on, at most.
 _MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
@@ -68,11 +68,11 @@ class Workbench:
     def divergence(self, model: PreTrainedModel, vocabulary: int, utterances: int = RUNG_UTTERANCES[-1]) -> float:
         """Divergence of a model in which `vocabulary` tokens stay, on the first utterances of the proxy role."""
         lessons = self.proxy.of(vocabulary)[: utterances * self.rows_an_utterance]
-        return divergence(model, lessons, _BATCH_ROWS)
+        return divergence(model, lessons)
 
     def unseen_divergence(self, model: PreTrainedModel, vocabulary: int) -> float:
         """Divergence on utterances of the select role, on which nothing was searched and nothing trained."""
-        return divergence(model, self.select.of(vocabulary), _BATCH_ROWS)
+        return divergence(model, self.select.of(vocabulary))
 
     def evaluate(self, plan: Plan, seed: int, promote: Callable[[int, float], bool]) -> Evaluation:
         """Scores a plan rung by rung; `promote(rung, divergence)` says whether the next rung is worth its time."""
@@ -108,7 +108,7 @@ def make_workbench(
 
     def lessons(role: str, utterances: int | None = None) -> Curriculum:
         rows = make_rows(source, by_turns(corpus.examples(role))[:utterances], languages)
-        found = folder.lessons(role, rows, lambda: make_lessons(source.model, rows, _BATCH_ROWS))
+        found = folder.lessons(role, rows, lambda: make_lessons(source.model, rows))
         return Curriculum(found, source.vocabulary)
 
     def facts() -> Facts:
@@ -123,7 +123,7 @@ def make_workbench(
     proxy, select = (lessons(role, max(RUNG_UTTERANCES)) for role in ("proxy", "select"))
     bank = Bank(found.measured.hessians, found.orders, found.measured.behind, calibrate)
     assembler = Assembler(source, bank, folder.shelf, TRIAL_TOLERANCE)
-    prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages), _BATCH_ROWS)
+    prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages))
     findings = found.measured.findings
     return Workbench(source, folder, bank, assembler, prefixes, proxy, select, len(languages), findings)
 
@@ -155,7 +155,7 @@ def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[st
 
     def translated() -> dict[str, list[str]]:
         return {
-            code: translate(source.model, source.processor, examples, code, batch_size=_BATCH_ROWS)
+            code: translate(source.model, source.processor, examples, code, batch_size=_TRANSLATED_AT_ONCE)
             for code in languages
         }
 
@@ -166,7 +166,7 @@ def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[st
     rows = make_rows(source, labelled, languages)
     groups = [rows[start : start + len(languages)] for start in range(0, len(rows), len(languages))]
     rows = [row for group in groups if all(1 < len(row.target) < most_tokens(row) for row in group) for row in group]
-    more = workbench.folder.lessons(name, rows, lambda: make_lessons(source.model, rows, _BATCH_ROWS))
+    more = workbench.folder.lessons(name, rows, lambda: make_lessons(source.model, rows))
     lessons = Curriculum([*workbench.bank.curriculum.lessons, *more], source.vocabulary)
     bank = replace(workbench.bank, curriculum=lessons)
     return replace(workbench, bank=bank)

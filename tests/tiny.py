@@ -91,7 +91,7 @@ def make_bank(source: Source, batches: Iterable[Batch], lessons: Sequence[Lesson
 def tiny_bank(source: Source) -> Bank:
     """A bank measured on the tiny rows, with their lessons."""
     rows = tiny_rows(source)
-    lessons = make_lessons(source.model, rows, 6)
+    lessons = make_lessons(source.model, rows)
     return make_bank(source, [make_batch(rows, source.model.generation_config.pad_token_id)], lessons)
 
 

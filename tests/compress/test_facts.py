@@ -64,12 +64,12 @@ def _same(one: Lesson, other: Lesson) -> bool:
 
 def test_lessons_come_back_for_the_same_rows_and_no_others(source: Source, tmp_path: Path) -> None:
     rows = tiny_rows(source)
-    made = make_lessons(source.model, rows, 4)
+    made = make_lessons(source.model, rows)
     folder = BankFolder(tmp_path, Shelf())
     assert folder.lessons("proxy", rows, lambda: made) is made
     again = folder.lessons("proxy", rows, _refuse)  # type: ignore[arg-type]
     assert all(_same(one, other) for one, other in zip(made, again, strict=True))
-    fewer = make_lessons(source.model, rows[:2], 4)
+    fewer = make_lessons(source.model, rows[:2])
     assert folder.lessons("proxy", rows[:2], lambda: fewer) is fewer
 
 

@@ -82,7 +82,7 @@ def test_parts_and_files_hold_the_same(source: Source, tmp_path: Path) -> None:
     assert torch.equal(again.rest, found.rest if found.rest is not None else torch.empty(0))
 
     rows = tiny_rows(source)
-    lessons = make_lessons(source.model, rows, 4)
+    lessons = make_lessons(source.model, rows)
     folder = BankFolder(tmp_path / "bank", Shelf())
     folder.lessons("proxy", rows, lambda: lessons)
 
@@ -100,10 +100,10 @@ def test_parts_and_files_hold_the_same(source: Source, tmp_path: Path) -> None:
 
 def test_a_trimmed_vocabulary_keeps_what_is_known(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, size = tiny_rows(source), source.vocabulary.rows // 2
-    whole = Curriculum(make_lessons(source.model, rows, 4), source.vocabulary).of(size)
+    whole = Curriculum(make_lessons(source.model, rows), source.vocabulary).of(size)
     for kept in (size - 20, size + 20):
         monkeypatch.setattr(predictions, "LIKELIEST", kept)
-        found = Curriculum(make_lessons(source.model, rows, 4), source.vocabulary).of(size)
+        found = Curriculum(make_lessons(source.model, rows), source.vocabulary).of(size)
         for one, other in zip(whole, found, strict=True):
             assert one.row.target == other.row.target
             assert (other.teacher.ids is None) == (kept > size)

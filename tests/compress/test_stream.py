@@ -50,7 +50,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def bank(source: Source) -> Bank:
     rows = tiny_rows(source)
-    return make_bank(source, batches(rows, 2, pad_token(source.model)), make_lessons(source.model, rows, 6))
+    return make_bank(source, batches(rows, 2, pad_token(source.model)), make_lessons(source.model, rows))
 
 
 def mixed_plan(source: Source, seed: int, rates: tuple[Rate, ...] = RATES) -> Plan:

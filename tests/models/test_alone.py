@@ -77,7 +77,7 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = load_tiny(base / "source", kind)
     rows = tiny_rows(source)
     bank = make_bank(
-        source, [make_batch(rows, source.model.generation_config.pad_token_id)], make_lessons(source.model, rows, 6)
+        source, [make_batch(rows, source.model.generation_config.pad_token_id)], make_lessons(source.model, rows)
     )
     plan = uneven(source)
     write_checkpoint(base / "stored", source, plan, compress(source, plan, bank, seed=0).stored)

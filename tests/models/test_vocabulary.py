@@ -220,7 +220,7 @@ def source() -> Source:
 @pytest.fixture(scope="module")
 def bank(source: Source) -> Bank:
     rows = make_rows(source, by_turns(open_corpus(CORPUS).examples("calibrate"))[:12], ("de", "zh"))
-    return make_bank(source, batches(rows, 1, pad_token(source.model)), make_lessons(source.model, rows, 8))
+    return make_bank(source, batches(rows, 1, pad_token(source.model)), make_lessons(source.model, rows))
 
 
 def trimmed_model(source: Source, bank: Bank, size: int) -> torch.nn.Module:

@@ -27,11 +27,11 @@ UTTERANCES = (2, 5)
 
 @pytest.fixture(scope="module")
 def curriculum(source: Source) -> Curriculum:
-    return Curriculum(make_lessons(source.model, tiny_rows(source, UTTERANCES[-1]), 4), source.vocabulary)
+    return Curriculum(make_lessons(source.model, tiny_rows(source, UTTERANCES[-1])), source.vocabulary)
 
 
 def _prefixes(source: Source, curriculum: Curriculum, states: States | None = None) -> Prefixes:
-    return Prefixes(source.layout, curriculum, UTTERANCES, 2, 3, states or States())
+    return Prefixes(source.layout, curriculum, UTTERANCES, 2, 500, states or States())
 
 
 @pytest.mark.parametrize("most_bytes", [10**9, 30_000, 1])
