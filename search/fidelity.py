@@ -55,6 +55,8 @@ _CHANGES = 3
 _NEAR, _TRIES = 12, 20
 _GRADIENT_ROWS = 4
 _RESULT = "fidelity.json"
+# Proxies that rungs go by, as their names begin.
+_GATING = ("divergence", "healed")
 # What plans are ranked by in the end, by name and whether they are healed for it.
 FULL = {"unhealed": False, "healed": True}
 
@@ -106,6 +108,23 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
         }
         write_whole(settings.folder / _RESULT, json.dumps(result, indent=1, allow_nan=False))
     return result
+
+
+def kept_fidelity(folder: Path) -> dict[str, Any] | None:
+    """What a study's folder has of the fidelity of the scores that its rungs go by; None where nothing can be read.
+
+    Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter.
+    """
+    try:
+        found = json.loads((folder / "fidelity" / _RESULT).read_text())
+        rows = {
+            (row["proxy"], row["group"]): row["spearman"]["value"] for row in found["table"] if row["full"] == "healed"
+        }
+        gating = dict.fromkeys(proxy for proxy, _ in rows if proxy.startswith(_GATING))
+        ranks = {proxy: [rows[proxy, group] for group in ("all", "best quarter")] for proxy in gating}
+        return {"plans": len(found["plans"]), "spearman": ranks}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def fidelity_plans(limits: Limits, source: Source, count: int, seed: int) -> list[tuple[str, Plan]]:

@@ -37,6 +37,13 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"trials: {trials['complete']} complete, {trials['pruned']} stopped early, {trials['failed']} failed, "
         f"{summary['out_of_bin_trials']} outside of the range; {summary['seconds'] / 60:.1f} minutes"
     )
+    if fidelity := summary["fidelity"]:
+        ranks = [f"{proxy} {_rank(every)} ({_rank(best)})" for proxy, (every, best) in fidelity["spearman"].items()]
+        console.print(
+            f"fidelity over {fidelity['plans']} plans, Spearman with healed chrF on select (among the best quarter): "
+            + "; ".join(ranks),
+            soft_wrap=True,
+        )
     if not champion:
         return
     console.print(f"champion: {champion['path']}", soft_wrap=True)
@@ -49,6 +56,10 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 def _add(table: Table, name: str, size_bytes: int, parameters: int, scores: dict[str, Any]) -> None:
     cells = [f"{direction['bleu']:.1f} / {direction['chrf']:.1f}" for direction in scores.values()]
     table.add_row(name, f"{size_bytes:,}", f"{parameters:,}", *cells)
+
+
+def _rank(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def print_size(size: dict[str, Any], console: Console) -> None:

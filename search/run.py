@@ -18,6 +18,7 @@ from compress.heal import HealSettings
 from models.loading import Source
 from search.banking import measured_sensitivities
 from search.baselines import starts
+from search.fidelity import kept_fidelity
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
 from search.opening import opened, workbench_of
@@ -172,6 +173,7 @@ def _summary(
         },
         "baselines": [_row(baseline) | {"name": baseline["baseline"]}] if baseline else [],
         "seconds": seconds,
+        "fidelity": kept_fidelity(job.settings.folder),
         "signatures": {
             "divergence": job.signature,
             **{direction: scores["signatures"] for direction, scores in source.items()},

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import launch
-from search.fidelity import fidelity_plans
+from search.fidelity import fidelity_plans, kept_fidelity
 from space.bins import bin_range
 from space.limits import Limits
 from tests.tiny import load_tiny
@@ -52,6 +52,13 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
         for part in ("cheap", "full"):
             scores = [{name: x["score"] for name, x in row[part].items()} for row in (one, other)]
             assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    ranks = {(row["full"], row["proxy"], row["group"]): row["spearman"]["value"] for row in again["table"]}
+    kept = kept_fidelity(Path("studies/bin1"))
+    assert kept is not None
+    assert kept["plans"] == PLANS
+    assert list(kept["spearman"]) == ["divergence, 8", "divergence, 48", "healed 16 steps, 48"]
+    for proxy, found_ranks in kept["spearman"].items():
+        assert found_ranks == [ranks["healed", proxy, group] for group in ("all", "best quarter")]
     before = files()
 
     def refused(*_: object) -> None:

@@ -119,6 +119,33 @@ def test_the_same_command_goes_on_and_changes_nothing_finished(study_copy: Path,
     assert {number: after[number] for number in before} == before
 
 
+def test_the_closing_table_has_the_fidelity_of_what_rungs_go_by(
+    study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = study_copy / "fidelity" / "fidelity.json"
+    kept.parent.mkdir()
+    for text, said in (("damaged", False), (json.dumps(FIDELITY), True)):
+        kept.write_text(text)
+        assert launch.main([*words, "--trials", str(TRIALS)]) == 0
+        line = "Spearman with healed chrF on select (among the best quarter): divergence, 8 0.90 (-)"
+        assert (line in capsys.readouterr().out) == said
+    assert summary_of(study_copy)["fidelity"]["spearman"] == {"divergence, 8": [0.9, None]}
+
+
+FIDELITY = {
+    "plans": [{}] * 8,
+    "table": [
+        {"full": full, "proxy": proxy, "group": group, "spearman": {"value": value}}
+        for full, proxy, group, value in (
+            ("unhealed", "divergence, 8", "all", 0.1),
+            ("healed", "weight error", "all", 0.2),
+            ("healed", "divergence, 8", "all", 0.9),
+            ("healed", "divergence, 8", "best quarter", None),
+        )
+    ],
+}
+
+
 def test_same_seed_gives_the_same_plans(
     finished: Path, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
