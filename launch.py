@@ -98,6 +98,8 @@ def _search(options: argparse.Namespace) -> Shown:
     settings = _search_settings(
         options,
         trials=options.trials,
+        hours=options.hours,
+        patience=options.patience,
         storage=options.storage,
         sampler=options.sampler,
         device=options.device,
@@ -320,6 +322,10 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     )
     _add_bound(search)
     search.add_argument("--trials", type=int, default=200, help="trials in all, earlier runs included (%(default)s)")
+    search.add_argument("--hours", type=float, metavar="H", help="go on to the finalists after so many hours")
+    search.add_argument(
+        "--patience", type=int, metavar="N", help="go on to the finalists where N trials made the front no better"
+    )
     search.add_argument(
         "--model",
         help="folder or hub id of a Qwen2-Audio, or of a reading Llama, Mistral or Qwen2; default: the bundled model",

@@ -40,9 +40,18 @@ class Terms:
 
 
 def run_trials(
-    study: optuna.Study, workbench: Workbench, terms: Terms, total: int, on_trial: Callable[[FrozenTrial], None]
+    study: optuna.Study,
+    workbench: Workbench,
+    terms: Terms,
+    total: int,
+    on_trial: Callable[[FrozenTrial], None],
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Goes on until `total` trials have ended; trials a killed driver left running come first, with the same plan."""
+    """Goes on until `total` trials have ended or something says to `stop`, which is asked between trials.
+
+    Trials a killed driver left running come first, with the same plan.
+    """
     _enqueue_starts(study, terms, total)
     for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         trial = optuna.Trial(study, left._trial_id)
@@ -52,7 +61,7 @@ def run_trials(
         trial.set_user_attr("failure", f"its driver died with it {_ATTEMPTS} times")
         study.tell(trial, state=TrialState.FAIL)
         on_trial(study.trials[trial.number])
-    while _ended(study) < total:
+    while _ended(study) < total and not stop():
         _run(study, study.ask(), workbench, terms, on_trial)
 
 

@@ -25,6 +25,7 @@ from search.opening import opened, workbench_of
 from search.progress import progress_on
 from search.samplers import RepairingSampler, sampler_named
 from search.settings import SearchSettings, comparability
+from search.stopping import Stopping
 from search.study import driver_lock, open_study, storage_errors
 from search.workbench import SIGNATURE, Workbench, with_recombined
 from space import VERSION
@@ -101,7 +102,15 @@ def _search(job: Job) -> None:
             if not job.console.is_terminal and (trial.number + 1) % 20 == 0:
                 job.console.print(f"trial {trial.number + 1} of {job.settings.trials}, best divergence {best:.3f}")
 
-        run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial)
+        def stop() -> bool:
+            reason = stopping.reason(job.study.get_trials(deepcopy=False))
+            if reason:
+                progress.console.print(reason)
+            return reason is not None
+
+        bound = job.limits.size_range.bound_bytes
+        with Stopping(bound, job.settings.hours, job.settings.patience, progress.console.print) as stopping:
+            run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial, stop=stop)
 
 
 def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

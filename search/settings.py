@@ -31,6 +31,8 @@ _MOST_RECOMBINED = 100
 class SearchSettings:
     """The options of ``launch.py search``. Exactly one of `bin` and `max_size` is given.
 
+    `hours` of a run, and `patience` trials without a better front, end a search before it has all its `trials`.
+
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps. `recombined` utterances are made of pieces of
     others for each of the calibrate role, for finalists to heal on. `bank` is where studies share what trials are put
@@ -39,6 +41,8 @@ class SearchSettings:
 
     study: str
     trials: int
+    hours: float | None = None
+    patience: int | None = None
     bin: int | None = None
     max_size: str | None = None
     model: str | None = None
@@ -83,6 +87,10 @@ class SearchSettings:
             bin_range(self.bin, REFERENCE_BYTES)
         if self.trials < 1:
             raise UserError(f"--trials {self.trials}: a study needs at least 1 trial; the main job asks for 200")
+        if self.hours is not None and not self.hours > 0:
+            raise UserError(f"--hours {self.hours:g}: more than 0")
+        if self.patience is not None and self.patience < 1:
+            raise UserError(f"--patience {self.patience}: at least 1 trial")
         if self.finalists < 1:
             raise UserError(f"--finalists {self.finalists}: a study ends with at least 1")
         if self.finalist_heal_steps < 0:

@@ -231,6 +231,42 @@ def test_a_kill_loses_no_finished_trial_and_changes_no_plan(finished: Path, tmp_
     assert [trial.params for trial in trials] == [trial.params for trial in trials_of(finished / "studies" / "bin2")]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_goes_on_to_the_finalists_and_twice_leaves(tmp_path: Path, words: list[str], times: int) -> None:
+    command = [sys.executable, str(ROOT / "launch.py"), *words, "--trials", "500", "--finalists", "1"]
+    study = tmp_path / "studies" / "bin2"
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and _finished_trials(study) < 3:
+        assert process.poll() is None
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    said, complaint = process.communicate(timeout=120)
+    assert process.returncode == (130 if times == 2 else 0), complaint
+    trials = trials_of(study)
+    assert 3 <= sum(trial.state.is_finished() for trial in trials) < 30
+    if times == 1:
+        assert "Ctrl-C again leaves at once" in said
+        assert all(trial.state.is_finished() for trial in trials if trial.state != TrialState.WAITING)
+        assert summary_of(study)["champion"]["trial"] in {trial.number for trial in trials}
+    else:
+        assert "stopped; the same command goes on" in complaint
+        assert not (study / "summary.json").exists()
+
+
+def test_patience_and_hours_end_a_search(
+    study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(trials_of(study_copy))
+    assert launch.main([*words, "--trials", "500", "--hours", "1e-9"]) == 0
+    assert "1e-09 hours are over" in capsys.readouterr().out
+    assert launch.main([*words, "--trials", "500", "--patience", "1"]) == 0
+    assert "no better front in 1 trials" in capsys.readouterr().out
+    ended = [trial for trial in trials_of(study_copy) if trial.state.is_finished()]
+    assert before <= len(ended) < before + 10
+
+
 def _finished_trials(study: Path) -> int:
     if not (study / "study.db").exists():
         return 0
@@ -260,6 +296,8 @@ def _finished_trials(study: Path) -> int:
         (["--bin", "3", "--langs", "en-fr"], "--langs en-fr"),
         (["--bin", "3", "--data", "/no/such/data"], "/no/such/data"),
         (["--bin", "3", "--sampler", "oracle"], "--sampler oracle"),
+        (["--bin", "3", "--hours", "0"], "--hours 0: more than 0"),
+        (["--bin", "3", "--patience", "0"], "--patience 0: at least 1 trial"),
         (["--bin", "3", "--study", "../escape"], "one folder name"),
         (["--max-size", "1kB"], "nothing fits"),
         (["--max-size", "huge"], "not a size"),
