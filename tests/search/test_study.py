@@ -233,7 +233,7 @@ def test_a_kill_loses_no_finished_trial_and_changes_no_plan(finished: Path, tmp_
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_goes_on_to_the_finalists_and_twice_leaves(tmp_path: Path, words: list[str], times: int) -> None:
-    command = [sys.executable, str(ROOT / "launch.py"), *words, "--trials", "500", "--finalists", "1"]
+    command = [sys.executable, str(ROOT / "launch.py"), *words, "--trials", "19", "--finalists", "1"]
     study = tmp_path / "studies" / "bin2"
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -245,9 +245,9 @@ def test_ctrl_c_goes_on_to_the_finalists_and_twice_leaves(tmp_path: Path, words:
     said, complaint = process.communicate(timeout=120)
     assert process.returncode == (130 if times == 2 else 0), complaint
     trials = trials_of(study)
-    assert 3 <= sum(trial.state.is_finished() for trial in trials) < 30
+    assert 3 <= sum(trial.state.is_finished() for trial in trials) < 19
     if times == 1:
-        assert "Ctrl-C again leaves at once" in said
+        assert "Ctrl-C again leaves at once" in " ".join(said.split())
         assert all(trial.state.is_finished() for trial in trials if trial.state != TrialState.WAITING)
         assert summary_of(study)["champion"]["trial"] in {trial.number for trial in trials}
     else:
@@ -259,12 +259,12 @@ def test_patience_and_hours_end_a_search(
     study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = len(trials_of(study_copy))
-    assert launch.main([*words, "--trials", "500", "--hours", "1e-9"]) == 0
+    assert launch.main([*words, "--trials", "19", "--hours", "1e-9"]) == 0
     assert "1e-09 hours are over" in capsys.readouterr().out
-    assert launch.main([*words, "--trials", "500", "--patience", "1"]) == 0
+    assert launch.main([*words, "--trials", "19", "--patience", "1"]) == 0
     assert "no better front in 1 trials" in capsys.readouterr().out
     ended = [trial for trial in trials_of(study_copy) if trial.state.is_finished()]
-    assert before <= len(ended) < before + 10
+    assert before <= len(ended) < 19
 
 
 def _finished_trials(study: Path) -> int:
