@@ -21,7 +21,7 @@ from benchmarks.measured import bundled
 from benchmarks.publish import publish, target
 from search.baselines import starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
-from search.rungs import BYTES, DIVERGENCES, SECONDS, SURVIVAL, Score, grains, promising
+from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, Score, grains, promising
 from search.samplers import RepairingSampler, sampler_named
 from search.workbench import sensitivities
 from space.bins import bin_range
@@ -51,7 +51,7 @@ def replayed(trials: Sequence[FrozenTrial], bound_bytes: int, survival: Sequence
         scores, size = trial.user_attrs[DIVERGENCES], grains(trial.user_attrs[BYTES], bound_bytes)
         whole, reached = any(kind in trial.user_attrs for kind in WHOLE_KINDS), 0
         for rung, share in enumerate(survival):
-            score = Score(scores[rung], size)
+            score = Score(scores[rung], size, trial.user_attrs[REMOVED])
             goes_on = whole or promising(score, earlier[rung], share)
             earlier[rung].append(score)
             if not goes_on:

@@ -19,10 +19,10 @@ Loss = Callable[[str, Option], float]
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
-_WIDTHS = (6, 10, 13)
+_WIDTHS = (4, 6, 10, 13)
 _MOST_NARROWED = 15
 # What good plans of the bundled model have on the mean in the bins where much has to go.
-_USUAL_BITS = 1.8
+_USUAL_BITS = 1.6
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,10 @@ def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
 def narrowed(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
     """Middle layers removed, in the encoder as many as in the decoder or one more, and FFNs of the rest narrowed.
 
-    At as many bits as then fit. Named plans inside the limits, those first whose bits are about what good plans have.
+    At as many bits as then fit. Named plans inside the limits: of each number of removed decoder layers, the fewest
+    first, the one whose bits are nearest to what good plans have, then the next one of each.
     """
-    found: dict[Plan, tuple[float, str]] = {}
+    found: dict[Plan, tuple[int, float, str]] = {}
     most = max(tower.layers for tower in limits.layout.towers)
     for width, decoder, more in product(_WIDTHS, range(most), (0, 1) if limits.layout.encoder else (0,)):
         for rate in reversed(uniform_rates(limits.layout.rates)):
@@ -93,10 +94,16 @@ def narrowed(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
             if limits.hold(plan):
                 removed = f"{decoder + more} and {decoder} middle layers removed"
                 name = f"{removed}, {width}/{WIDTH_STEPS} of the channels, {rate.bits} bits"
-                found.setdefault(plan, (abs(rate.bits - _USUAL_BITS), name))
+                found.setdefault(plan, (decoder, abs(rate.bits - _USUAL_BITS), name))
                 break
+    turns: dict[int, int] = {}
+    ordered = []
     for plan in sorted(found, key=lambda one: found[one]):
-        yield found[plan][1], plan
+        decoder, _, name = found[plan]
+        turns[decoder] = turns.get(decoder, -1) + 1
+        ordered.append((turns[decoder], decoder, name, plan))
+    for _, _, name, plan in sorted(ordered, key=lambda one: one[:3]):
+        yield name, plan
 
 
 def _narrowed(layout: Layout, rate: Rate, removed: tuple[int, int], width: int, heal: Heal) -> Plan:

@@ -20,6 +20,7 @@ from corpora.roles import DIRECTIONS, Corpus
 from models.loading import Source
 from scoring.metrics import score
 from scoring.translate import DECODING, translate
+from search.rungs import REMOVED, Score, nondominated_ranks
 from search.workbench import Workbench
 from space.fill import filled
 from space.genes import decode
@@ -58,13 +59,23 @@ class Exam:
 
 
 def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTrial | None]:
-    """The first `count` trials of the Pareto front by quality, and the best baseline, which is examined alike."""
+    """`count` trials to examine in full, the closest first, and the best baseline, which is examined alike.
+
+    They are spread over the front of divergence and removed sublayers, from the closest trial to the one that keeps
+    most: which of these heals best the short healing of a trial does not tell (decision 0015). Where the front is
+    short the closest others follow.
+    """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    front = sorted(study.best_trials, key=lambda trial: trial.values[0]) if complete else []
+    ranks = nondominated_ranks([Score(trial.values[0], 0, trial.user_attrs[REMOVED]) for trial in complete])
+    ranked = sorted(zip(ranks, complete, strict=True), key=lambda one: (one[0], one[1].values[0], one[1].number))
+    front = [trial for rank, trial in ranked if rank == 0]
+    taken = min(count, len(front))
+    spread = [round(i * (len(front) - 1) / max(1, taken - 1)) for i in range(taken)]
+    chosen = [front[i] for i in spread] + [trial for rank, trial in ranked if rank > 0][: max(0, count - len(front))]
     baselines = sorted(
         (trial for trial in complete if "baseline" in trial.user_attrs), key=lambda trial: trial.values[0]
     )
-    return front[:count], (baselines[0] if baselines else None)
+    return chosen, (baselines[0] if baselines else None)
 
 
 def examine(

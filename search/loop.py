@@ -10,13 +10,13 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import Start
-from search.rungs import BYTES, DIVERGENCES, SECONDS, SURVIVAL, Score, grains, promising, rung_scores
+from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, Score, grains, promising, rung_scores
 from search.samplers import trial_seed
 from search.workbench import Workbench
 from space.genes import decode, distributions, encode
 from space.layout import Layout
 from space.limits import Limits
-from space.plan import Plan
+from space.plan import Plan, removed_sublayers
 
 # Attributes of trials that were not proposed by a sampler, and of those among them that every rung is run for.
 _START_KINDS = ("baseline", "allocator", "narrowed")
@@ -107,13 +107,15 @@ def _run(
     whole = any(kind in trial.user_attrs for kind in WHOLE_KINDS)
     bound = terms.limits.size_range.bound_bytes
     earlier, size = rung_scores(study.get_trials(deepcopy=False), bound), grains(size_bytes, bound)
+    removed = removed_sublayers(plan)
 
     def promote(rung: int, divergence: float) -> bool:
-        return whole or promising(Score(divergence, size), earlier[rung], terms.survival[rung])
+        return whole or promising(Score(divergence, size, removed), earlier[rung], terms.survival[rung])
 
     evaluation = workbench.evaluate(plan, seed, promote)
     trial.set_user_attr(DIVERGENCES, list(evaluation.divergences))
     trial.set_user_attr(BYTES, size_bytes)
+    trial.set_user_attr(REMOVED, removed)
     trial.set_user_attr(SECONDS, [round(seconds, 3) for seconds in evaluation.seconds])
     trial.set_user_attr("seed", seed)
     trial.set_user_attr("signature", terms.signature)

@@ -1,4 +1,4 @@
-"""Rungs: asynchronous successive halving on two objectives, and what it would have come to where a rung ended a trial.
+"""Rungs: asynchronous successive halving on several objectives, and what would have become of a trial one ended.
 
 Li et al. 2020 (arXiv 1810.05934), with non-dominated ranks in place of one score: Optuna's pruners refuse studies of
 more than one objective.
@@ -7,12 +7,12 @@ more than one objective.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Container, Iterable, Sequence
 from copy import copy
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,15 +24,19 @@ _FIRST_TRIALS = 6
 # Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before.
 _GRAINS = 50
 _LEAST = 1e-9
-# Attributes of trials: divergence and seconds up to each rung reached; bytes.
-DIVERGENCES, SECONDS, BYTES = "divergences", "seconds", "bytes"
+# Attributes of trials: divergence and seconds up to each rung reached; bytes; how many sublayers are removed.
+DIVERGENCES, SECONDS, BYTES, REMOVED = "divergences", "seconds", "bytes", "removed"
 
 
 class Score(NamedTuple):
-    """What a trial has at a rung: divergence (nats a token) and grains of bytes."""
+    """What a trial has at a rung: divergence (nats a token), grains of bytes, and how many sublayers are removed.
+
+    Of two plans that are as close, the one with more sublayers is closer once it is healed for long (decision 0015).
+    """
 
     divergence: float
     grains: int
+    removed: int = 0
 
 
 def grains(size_bytes: int, bound_bytes: int) -> int:
@@ -61,24 +65,28 @@ def nondominated_ranks(scores: Sequence[Score]) -> list[int]:
 
     Then those that only scores of front 0 dominate, and so on (Deb et al. 2002, section III.A); NaN is behind all.
     """
-    order = sorted((score, i) for i, score in enumerate(scores) if not math.isnan(score.divergence))
-    ranks, least, before = [len(scores)] * len(scores), list[int](), None
-    for score, i in order:
-        # `least` are the grains of the last score of each front, ascending: divergence only rises on the way
-        rank = ranks[before[1]] if before and before[0] == score else bisect_right(least, score.grains)
-        least[rank : rank + 1] = [score.grains]
-        ranks[i], before = rank, (score, i)
-    return ranks
+    table = np.array(scores, dtype=float).reshape(-1, len(Score._fields))
+    ranks = np.full(len(scores), len(scores))
+    left, rank = np.flatnonzero(~np.isnan(table[:, 0])), 0
+    while len(left):
+        mine, others = table[left][:, None], table[left][None]
+        beaten = np.any(np.all(others <= mine, axis=2) & np.any(others < mine, axis=2), axis=1)
+        ranks[left[~beaten]] = rank
+        left, rank = left[beaten], rank + 1
+    return [int(one) for one in ranks]
 
 
 def rung_scores(trials: Iterable[FrozenTrial], bound_bytes: int) -> list[list[Score]]:
     """Scores of all ended trials at each rung that can end one; what a pruned trial reached counts too."""
     reached = [
-        (trial.user_attrs[DIVERGENCES], grains(trial.user_attrs[BYTES], bound_bytes))
+        (trial.user_attrs[DIVERGENCES], grains(trial.user_attrs[BYTES], bound_bytes), trial.user_attrs[REMOVED])
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
-    return [[Score(found[rung], size) for found, size in reached if len(found) > rung] for rung in range(len(SURVIVAL))]
+    return [
+        [Score(found[rung], size, removed) for found, size, removed in reached if len(found) > rung]
+        for rung in range(len(SURVIVAL))
+    ]
 
 
 class SeenStudy(Study):

@@ -121,6 +121,11 @@ def _layer(heads: int, attention_rate: str, channels: int, ffn_rate: str) -> Lay
     return Layer(Sublayer(int(heads), rate_named(attention_rate)), Sublayer(int(channels), rate_named(ffn_rate)))
 
 
+def removed_sublayers(plan: Plan) -> int:
+    """How many sublayers of both towers are gone."""
+    return sum(not part.kept for layer in (*plan.encoder, *plan.decoder) for part in (layer.attention, layer.ffn))
+
+
 def uniform_plan(layout: Layout, rate: Rate, heal: Heal = NO_HEAL) -> Plan:
     """Nothing pruned, everything at one rate."""
     stacks = {

@@ -11,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from search.finalists import choose
 from search.rungs import Score, SeenStudy, grains, nondominated_ranks, promising, rung_scores
 from search.samplers import SAMPLERS
 
 SCORES = st.lists(
-    st.builds(Score, st.one_of(st.integers(0, 8).map(float), st.just(math.nan)), st.integers(0, 8)), max_size=30
+    st.builds(Score, st.one_of(st.integers(0, 8).map(float), st.just(math.nan)), st.integers(0, 8), st.integers(0, 2)),
+    max_size=30,
 )
 
 
 def dominates(one: Score, other: Score) -> bool:
-    return one != other and one.divergence <= other.divergence and one.grains <= other.grains
+    return one != other and all(x <= y for x, y in zip(one, other, strict=True))
 
 
 @given(SCORES)
@@ -50,6 +52,12 @@ def test_a_small_plan_goes_on_where_none_as_small_is_closer() -> None:
     assert not promising(Score(15.0, 50), earlier, 1 / 3)
 
 
+def test_a_plan_that_keeps_more_goes_on_where_none_that_does_is_closer() -> None:
+    earlier = [Score(float(n), 50, 12) for n in range(20)]
+    assert promising(Score(15.0, 50, 2), earlier, 1 / 3)
+    assert not promising(Score(15.0, 50, 2), [*earlier, *(Score(float(n), 50, 0) for n in range(12))], 1 / 3)
+
+
 def test_bytes_that_are_filled_up_decide_nothing() -> None:
     assert grains(999_900, 10**6) == grains(985_000, 10**6) == 50
     assert grains(979_000, 10**6) == 49
@@ -66,7 +74,7 @@ def add(study: optuna.Study, x: int, divergences: list[float], *, pruned: bool) 
             params={"x": x},
             distributions={"x": optuna.distributions.IntDistribution(0, 99)},
             values=None if pruned else [divergences[-1], 900],
-            user_attrs={"divergences": divergences, "bytes": 900},
+            user_attrs={"divergences": divergences, "bytes": 900, "removed": 4},
         )
     )
 
@@ -83,7 +91,7 @@ def test_a_pruned_trial_is_seen_with_what_it_would_have_come_to() -> None:
     assert [trial.values for trial in seen[2:4]] == [pytest.approx([2.0, 900]), pytest.approx([2.0, 900])]
     assert [trial.state for trial in study.trials[2:]] == [TrialState.PRUNED] * 3
     assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [4]
-    assert rung_scores(study.trials, 1000)[1] == [Score(1.0, 45), Score(2.0, 45), Score(4.0, 45)]
+    assert rung_scores(study.trials, 1000)[1] == [Score(1.0, 45, 4), Score(2.0, 45, 4), Score(4.0, 45, 4)]
 
 
 def test_samplers_learn_from_pruned_trials() -> None:
@@ -105,3 +113,22 @@ def test_samplers_learn_from_pruned_trials() -> None:
         return median(found)
 
     assert distance(SeenStudy(study)) < 15 < distance(study)
+
+
+def test_finalists_are_spread_from_the_closest_to_the_one_that_keeps_most() -> None:
+    study = in_memory()
+    for divergence, removed in ((0.9, 0), (0.5, 4), (0.6, 4), (0.4, 8), (0.3, 12), (0.35, 12), (0.95, 2)):
+        study.add_trial(
+            optuna.trial.create_trial(values=[divergence, 900.0], user_attrs={"removed": removed, "bytes": 900})
+        )
+
+    def chosen(count: int) -> list[float]:
+        return [trial.values[0] for trial in choose(study, count)[0]]
+
+    assert chosen(1) == [0.3]
+    assert chosen(2) == [0.3, 0.9]
+    assert chosen(3)[::2] == [0.3, 0.9]
+    assert chosen(3)[1] in (0.4, 0.5)
+    assert chosen(4) == [0.3, 0.4, 0.5, 0.9]
+    assert chosen(6) == [0.3, 0.4, 0.5, 0.9, 0.35, 0.6]
+    assert choose(in_memory(), 3) == ([], None)
