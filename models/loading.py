@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of a safetensors file, from its header. Raises OSError or SafetensorError."""
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def trimmed_processor(source: Source, vocabulary: int) -> Any:
+    """The processor of a checkpoint of the source in which so many tokens stay."""
+    if vocabulary == source.vocabulary.rows:
+        return source.processor
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in source.vocabulary.fixed_files(vocabulary).items():
+            (Path(folder) / name).write_bytes(data)
+        return load_processor(Path(folder))
 
 
 def load_source(folder: Path) -> Source:

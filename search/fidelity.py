@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +26,7 @@ from compress.assembly import Assembled
 from compress.heal import Coach, HealSettings
 from compress.pipeline import compress
 from models.inputs import batches
-from models.loading import Source, load_processor, pad_token
+from models.loading import Source, pad_token, trimmed_processor
 from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
 from proxies.fidelity import best_quarter, fidelity
 from proxies.translations import Translations
@@ -223,14 +222,8 @@ class Examination:
 
     def processor(self, vocabulary: int) -> Any:
         """The processor of a checkpoint in which so many tokens stay."""
-        source = self.opened.source
-        if vocabulary == source.vocabulary.rows:
-            return source.processor
         if vocabulary not in self._processors:
-            with tempfile.TemporaryDirectory() as folder:
-                for name, data in source.vocabulary.fixed_files(vocabulary).items():
-                    (Path(folder) / name).write_bytes(data)
-                self._processors[vocabulary] = load_processor(Path(folder))
+            self._processors[vocabulary] = trimmed_processor(self.opened.source, vocabulary)
         return self._processors[vocabulary]
 
     def translated(self, tryout: Tryout, utterances: int) -> dict[str, list[str]]:

@@ -43,6 +43,10 @@ class Exam:
     data: str
     batch_size: int = 32
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(DIRECTIONS[direction] for direction in self.directions)
+
     def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
         """BLEU, chrF and signatures by direction on a role."""
         examples = self.corpus.examples(role)

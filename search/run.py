@@ -24,6 +24,7 @@ from search.loop import Terms, run_trials
 from search.opening import opened, workbench_of
 from search.progress import progress_on
 from search.samplers import RepairingSampler, sampler_named
+from search.semifinal import CANDIDATES, SHARE, Semifinal
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import driver_lock, open_study, storage_errors
@@ -113,9 +114,22 @@ def _search(job: Job) -> None:
             run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial, stop=stop)
 
 
+def _finalists(job: Job) -> tuple[list[FrozenTrial], FrozenTrial | None]:
+    """The trials that are examined in full, and the best baseline, which is as well."""
+    count = job.settings.finalists
+    candidates, baseline = choose(job.study, CANDIDATES * count)
+    if len(candidates) <= count:
+        return candidates, baseline
+    steps = round(SHARE * job.settings.finalist_heal_steps)
+    semifinal = Semifinal(job.workbench, job.exam, job.settings.folder / "semifinal", job.signature, steps)
+    with progress_on(job.console) as progress:
+        task = progress.add_task("semi-finals", total=len(candidates))
+        return semifinal.best(candidates, count, lambda _number: progress.update(task, advance=1)), baseline
+
+
 def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Results of the finalists and of the best baseline, report scores included."""
-    front, baseline = choose(job.study, job.settings.finalists)
+    front, baseline = _finalists(job)
     trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
     results: dict[int, dict[str, Any]] = {}
     made = job.settings.recombined if job.settings.finalist_heal_steps else 0
