@@ -79,5 +79,6 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     """Predictions one after the other; all are of one vocabulary."""
     ids = [part.ids for part in parts if part.ids is not None]
     rest = [part.rest for part in parts if part.rest is not None]
+    assert len(ids) in (0, len(parts)), "some of these predictions are whole"
     logs = torch.cat([part.logs for part in parts])
     return Predictions(logs, torch.cat(ids), torch.cat(rest)) if ids else Predictions(logs)

@@ -29,10 +29,6 @@ TEXT_PROMPTS = {
 MOST_POSITIONS = 8192
 
 
-# Positions of a batch that is only run, not trained on: rows times the longest one's tokens.
-MOST_POSITIONS = 8192
-
-
 def audio_tokens(frames: int) -> int:
     """How many audio tokens Qwen2-Audio makes of this many mel frames."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1

@@ -121,9 +121,10 @@ class Prefixes:
         """Batches of what a rung scores and the one before does not."""
         if (vocabulary, step) not in self._batches:
             first = self.rows_an_utterance * (self.utterances[step - 1] if step else 0)
-            chosen = self.curriculum.of(vocabulary)[first : self.rows_an_utterance * self.utterances[step]]
-            pad = pad_token(candidate.model)
-            together = by_length([lesson.row for lesson in chosen], self.most_positions)
+            rows = slice(first, self.rows_an_utterance * self.utterances[step])
+            # cut alike for every vocabulary: what was heard of a batch serves them all
+            together = by_length([lesson.row for lesson in self.curriculum.lessons[rows]], self.most_positions)
+            chosen, pad = self.curriculum.of(vocabulary)[rows], pad_token(candidate.model)
             self._batches[vocabulary, step] = [_made([chosen[i] for i in batch], pad) for batch in together]
         return self._batches[vocabulary, step]
 

@@ -27,6 +27,8 @@ _MOST_BITS = 3.0
 # many.
 _RATES, _WIDTHS, _SIZES = 5, 3, 5
 _LEAST = 1e-9
+# Nats a token that a change counts as which leaves no numbers.
+_BROKEN = 1e3
 
 _Item = TypeVar("_Item")
 # By choice and option, as `points` names them, in nats a token.
@@ -137,7 +139,8 @@ def measure(
     for position, (name, called, plan) in enumerate(asked):
         values = found.setdefault(name, {})
         if called not in values:
-            values[called] = score(plan)
+            found_score = score(plan)
+            values[called] = found_score if math.isfinite(found_score) else _BROKEN
         progress(name)
         if position + 1 == len(asked) or asked[position + 1][0] != name:
             save(found)

@@ -14,6 +14,8 @@ from space.plan import REMOVED, Heal, Layer, Plan, uniform_plan
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
 
+# Attributes of trials that were not proposed by a sampler.
+START_KINDS = ("baseline", "allocator", "narrowed")
 # What an option of a choice costs.
 Loss = Callable[[str, Option], float]
 _GONE = Layer(REMOVED, REMOVED)

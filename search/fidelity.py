@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -109,13 +109,17 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
     return result
 
 
-def kept_fidelity(folder: Path) -> dict[str, Any] | None:
+def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a study's folder has of the fidelity of the scores that its rungs go by; None where nothing can be read.
+
+    Or where it was measured for another range, model or data than the study's `shared` settings name.
 
     Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter.
     """
     try:
         found = json.loads((folder / "fidelity" / _RESULT).read_text())
+        if found["range"] != size_range or not found["signature"].endswith(_made_of(shared["model"], shared["data"])):
+            return None
         rows = {
             (row["proxy"], row["group"]): row["spearman"]["value"] for row in found["table"] if row["full"] == "healed"
         }
@@ -124,6 +128,10 @@ def kept_fidelity(folder: Path) -> dict[str, Any] | None:
         return {"plans": len(found["plans"]), "spearman": ranks}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _made_of(model: str, data: str) -> str:
+    return f"|model {model}|data {data}|tightfit {VERSION}, format {FORMAT}"
 
 
 def fidelity_plans(limits: Limits, source: Source, count: int, seed: int) -> list[tuple[str, Plan]]:
@@ -176,7 +184,7 @@ class Examination:
         return (
             f"chrF2 on select|{search.finalist_heal_steps} steps, {self.healing}|seed {search.seed}"
             f"|rungs of {RUNG_UTTERANCES}|{', '.join(self.proxies)}|{','.join(search.directions)}"
-            f"|model {self.opened.model}|data {self.opened.data}|tightfit {VERSION}, format {FORMAT}"
+            f"{_made_of(self.opened.model, self.opened.data)}"
         )
 
     @property

@@ -67,11 +67,15 @@ def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTr
 
     They are spread over the front of divergence and removed sublayers, from the closest trial to the one that keeps
     most: which of these heals best the short healing of a trial does not tell (decision 0015). Where the front is
-    short the closest others follow.
+    short the next fronts follow. Of trials that differ in their steps of healing alone the closest one counts.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    ranks = nondominated_ranks([Score(trial.values[0], 0, trial.user_attrs[REMOVED]) for trial in complete])
-    ranked = sorted(zip(ranks, complete, strict=True), key=lambda one: (one[0], one[1].values[0], one[1].number))
+    plans: dict[str, FrozenTrial] = {}
+    for trial in sorted(complete, key=lambda one: (one.values[0], one.number)):
+        plans.setdefault(json.dumps({**trial.params, "heal_steps": 0}, sort_keys=True), trial)
+    distinct = list(plans.values())
+    ranks = nondominated_ranks([Score(trial.values[0], 0, trial.user_attrs[REMOVED]) for trial in distinct])
+    ranked = sorted(zip(ranks, distinct, strict=True), key=lambda one: (one[0], one[1].values[0], one[1].number))
     front = [trial for rank, trial in ranked if rank == 0]
     taken = min(count, len(front))
     spread = [round(i * (len(front) - 1) / max(1, taken - 1)) for i in range(taken)]

@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.baselines import Start
+from search.baselines import START_KINDS, Start
 from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, Score, grains, promising, rung_scores
 from search.samplers import trial_seed
 from search.workbench import Workbench
@@ -18,8 +18,7 @@ from space.layout import Layout
 from space.limits import Limits
 from space.plan import Plan, removed_sublayers
 
-# Attributes of trials that were not proposed by a sampler, and of those among them that every rung is run for.
-_START_KINDS = ("baseline", "allocator", "narrowed")
+# Attributes of those first trials that every rung is run for.
 WHOLE_KINDS = ("baseline", "allocator")
 # A trial that is found running after so many attempts has failed.
 _ATTEMPTS = 3
@@ -86,7 +85,7 @@ def _enqueue_starts(study: optuna.Study, terms: Terms, total: int) -> None:
     Those an earlier run had no room for, or was killed before, come now.
     """
     trials = study.get_trials(deepcopy=False)
-    known = {(kind, trial.user_attrs.get(kind)) for trial in trials for kind in _START_KINDS}
+    known = {(kind, trial.user_attrs.get(kind)) for trial in trials for kind in START_KINDS}
     missing = [start for start in terms.starts if (start.kind, start.name) not in known]
     for start in missing[: max(0, total - len(trials))]:
         study.enqueue_trial(encode(start.plan, terms.limits.layout), user_attrs={start.kind: start.name})

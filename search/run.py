@@ -52,6 +52,8 @@ class Job:
     exam: Exam
     console: Console
     signature: str
+    shared: dict[str, Any]
+    started: float
 
 
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
             f"|data {shared['data']}|tightfit {VERSION}"
         )
         exam = Exam(found.corpus, settings.directions, shared["data"])
-        job = Job(settings, source, limits, study, workbench, exam, console, signature)
+        job = Job(settings, source, limits, study, workbench, exam, console, signature, shared, started)
         with storage_errors(settings.storage or str(settings.folder / "study.db")):
             _search(job)
             results, baseline = _finals(job)
@@ -110,7 +112,7 @@ def _search(job: Job) -> None:
             return reason is not None
 
         bound = job.limits.size_range.bound_bytes
-        with Stopping(bound, job.settings.hours, job.settings.patience, progress.console.print) as stopping:
+        with Stopping(job.settings.hours, job.settings.patience, bound, job.started) as stopping:
             run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial, stop=stop)
 
 
@@ -196,7 +198,7 @@ def _summary(
         },
         "baselines": [_row(baseline) | {"name": baseline["baseline"]}] if baseline else [],
         "seconds": seconds,
-        "fidelity": kept_fidelity(job.settings.folder),
+        "fidelity": kept_fidelity(job.settings.folder, job.limits.size_range.name, job.shared),
         "signatures": {
             "divergence": job.signature,
             **{direction: scores["signatures"] for direction, scores in source.items()},

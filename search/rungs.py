@@ -47,7 +47,7 @@ def grains(size_bytes: int, bound_bytes: int) -> int:
 def promising(score: Score, earlier: Sequence[Score], survival: float) -> bool:
     """Whether a score is among the best share `survival` of its rung, itself included; NaN never is.
 
-    The fewer fronts lie before it the better, and within a front the lower its divergence.
+    The fewer fronts lie before it the better. Within its front only those are better that are closer and keep as much.
     """
     if math.isnan(score.divergence):
         return False
@@ -55,13 +55,15 @@ def promising(score: Score, earlier: Sequence[Score], survival: float) -> bool:
         return True
     ranks = nondominated_ranks([*earlier, score])
     better = sum(
-        (rank, other.divergence) < (ranks[-1], score.divergence) for rank, other in zip(ranks, earlier, strict=False)
+        rank < ranks[-1]
+        or (rank == ranks[-1] and other.divergence < score.divergence and other.removed <= score.removed)
+        for rank, other in zip(ranks, earlier, strict=False)
     )
     return better < survival * (len(earlier) + 1)
 
 
 def nondominated_ranks(scores: Sequence[Score]) -> list[int]:
-    """The front of each score: 0 where none is better in one objective and at least as good in the other.
+    """The front of each score: 0 where none is better in one objective and at least as good in all others.
 
     Then those that only scores of front 0 dominate, and so on (Deb et al. 2002, section III.A); NaN is behind all.
     """

@@ -23,7 +23,7 @@ from search.finalists import Exam, read_keyed, write_whole
 from search.rungs import DIVERGENCES
 from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench, by_turns
 from space.genes import decode
-from space.plan import Heal, Plan
+from space.plan import Plan
 
 # Trials in the semi-finals for each that becomes a finalist, and the share of a finalist's steps they heal for.
 CANDIDATES = 3
@@ -55,9 +55,9 @@ class Semifinal:
         return sorted(candidates, key=lambda trial: -scores[trial.number])[:count]
 
     def score(self, trial: FrozenTrial) -> float:
-        """Mean chrF over directions on utterances of the proxy role; one of this key is only read."""
+        """Mean chrF over directions on utterances of the proxy role; a score of this key is only read."""
         plan = decode(trial.params, self.workbench.source.layout)
-        plan = replace(plan, heal=Heal(self.steps))
+        plan = replace(plan, heal=replace(plan.heal, steps=self.steps))
         key = f"{self.key}|{trial.user_attrs['seed']}|{_UTTERANCES} utterances|{plan.to_json()}"
         path = self.folder / f"trial-{trial.number}.json"
         known = read_keyed(path, key)

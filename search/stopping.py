@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.rungs import BYTES, Score, grains, nondominated_ranks
+from search.baselines import START_KINDS
+from search.rungs import BYTES, REMOVED, Score, grains, nondominated_ranks
+
+_SAID = b"the running trial is finished, then come the finalists; Ctrl-C again leaves at once\n"
 
 
 @dataclass
 class Stopping:
-    """Reasons to ask for no more trials: `hours` of this run, or `patience` ended trials without a better front.
+    """Reasons to ask for no more trials: `hours` since `started`, or `patience` trials of this run and no better front.
 
-    As a context it also takes Ctrl-C: once ends the search behind the running trial, `say` is told so; twice raises
-    KeyboardInterrupt, at once.
+    As a context it also takes Ctrl-C: once ends the search behind the running trial and says so on standard error,
+    twice raises KeyboardInterrupt, at once.
     """
 
-    bound_bytes: int
     hours: float | None = None
     patience: int | None = None
-    say: Callable[[str], None] = lambda _line: None
+    bound_bytes: int = 1
+    started: float = field(default_factory=time.monotonic)
     _asked: bool = field(default=False, init=False)
-    _started: float = field(default_factory=time.monotonic, init=False)
+    _ended_before: int | None = field(default=None, init=False)
     _before: Any = field(default=None, init=False)
 
     def reason(self, trials: Sequence[FrozenTrial]) -> str | None:
         """Why a study of these trials ends now; None where it goes on."""
+        if self._ended_before is None:
+            self._ended_before = sum(trial.state.is_finished() for trial in trials)
         if self._asked:
             return "stopped by Ctrl-C"
-        if self.hours is not None and time.monotonic() - self._started >= 3600 * self.hours:
+        if self.hours is not None and time.monotonic() - self.started >= 3600 * self.hours:
             return f"{self.hours:g} hours are over"
-        if self.patience is not None and trials_since_better(trials, self.bound_bytes) >= self.patience:
+        behind = trials_since_better(trials, self.bound_bytes, self._ended_before)
+        if self.patience is not None and behind >= self.patience:
             return f"no better front in {self.patience} trials"
         return None
 
     def __enter__(self) -> Stopping:
-        # only a main thread may have handlers
-        if threading.current_thread() is threading.main_thread():
+        # only a main thread may have handlers; who started this with Ctrl-C ignored wants it ignored
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             self._before = signal.signal(signal.SIGINT, self._interrupted)
         return self
 
@@ -55,14 +63,18 @@ class Stopping:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        self.say("the running trial is finished, then come the finalists; Ctrl-C again leaves at once")
+        # whatever else is being written at this moment
+        os.write(2, _SAID)
 
 
-def trials_since_better(trials: Sequence[FrozenTrial], bound_bytes: int) -> int:
-    """How many ended trials there are behind the last one that made the front better, with bytes in grains."""
+def trials_since_better(trials: Sequence[FrozenTrial], bound_bytes: int, ended_before: int = 0) -> int:
+    """How many trials of samplers ended behind the last one that made the front better, and behind `ended_before`.
+
+    The front is that of divergence, grains of bytes and removed sublayers.
+    """
     ended = [trial for trial in trials if trial.state.is_finished()]
     scores = [
-        Score(trial.values[0], grains(trial.user_attrs[BYTES], bound_bytes))
+        Score(trial.values[0], grains(trial.user_attrs[BYTES], bound_bytes), trial.user_attrs[REMOVED])
         if trial.state == TrialState.COMPLETE
         else Score(float("nan"), 0)
         for trial in ended
@@ -73,4 +85,5 @@ def trials_since_better(trials: Sequence[FrozenTrial], bound_bytes: int) -> int:
         if rank == 0 and score not in seen:
             seen.add(score)
             last = i
-    return len(ended) - 1 - last
+    behind = ended[max(last + 1, ended_before) :]
+    return sum(not any(kind in trial.user_attrs for kind in START_KINDS) for trial in behind)

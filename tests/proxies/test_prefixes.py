@@ -50,6 +50,29 @@ def test_scores_are_those_of_whole_forward_passes(
     assert prefixes.states._bytes <= max(most_bytes, *(x.nbytes for x in prefixes.states._held.values()))
 
 
+def test_vocabularies_share_what_was_heard(source: Source, bank: Bank) -> None:
+    """Though targets are spelt longer where tokens are gone, and would be batched in another order."""
+    rows = tiny_rows(source, UTTERANCES[-1])
+    tokens = sorted(
+        range(source.vocabulary.rows),
+        key=lambda token: len(source.vocabulary.pieces(source.layout.vocabulary_sizes[0])[token]),
+    )
+    short, long = tokens[len(tokens) // 2], tokens[-1]
+    rows = [
+        replace(row, target=((long,) * (9 - i // 2) if i // 2 % 2 else (short,) * (10 + i // 2)))
+        for i, row in enumerate(rows)
+    ]
+    curriculum = Curriculum(make_lessons(source.model, rows), source.vocabulary)
+    assembler, prefixes = Assembler(source, bank, Shelf(), 0.03), _prefixes(source, curriculum)
+    whole = uniform_plan(source.layout, WHOLE)
+    trimmed = replace(whole, vocabulary=source.layout.vocabulary_sizes[0])
+    for plan in (whole, trimmed, whole):
+        candidate = assembler.assembled(plan)
+        for rung, utterances in enumerate(UTTERANCES):
+            wanted = divergence(candidate.model, curriculum.of(plan.vocabulary)[: 2 * utterances])
+            assert prefixes.divergence(candidate, plan.vocabulary, rung) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
 def _coarse(source: Source, **changed: object) -> Plan:
     rate = Coded(2.0)
     chosen = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,12 @@ def test_packed_rates_are_measured_beside_coded_ones(layout: Layout) -> None:
     for rate in packed.rates[:-1]:
         assert both.loss("lm_head", rate) == pytest.approx(true("lm_head", rate), rel=0.3)
     assert Sensitivities(layout, both.measured).loss("lm_head", Coded(1.2)) == coded.loss("lm_head", Coded(1.2))
+
+
+def test_what_breaks_the_model_is_dear(layout: Layout) -> None:
+    found = measure(layout, lambda _plan: float("nan"), {}, lambda _found: None)
+    assert found.loss("decoder.0.ffn", REMOVED) >= 1000
+    assert json.dumps(found.measured, allow_nan=False)
 
 
 def test_negative_noise_is_no_gain(layout: Layout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,12 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
             scores = [{name: x["score"] for name, x in row[part].items()} for row in (one, other)]
             assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     ranks = {(row["full"], row["proxy"], row["group"]): row["spearman"]["value"] for row in again["table"]}
-    kept = kept_fidelity(Path("studies/bin1"))
+    shared = dict(re.findall(r"\|(model|data) (\w+)", again["signature"]))
+    kept = kept_fidelity(Path("studies/bin1"), again["range"], shared)
     assert kept is not None
     assert kept["plans"] == PLANS
+    assert kept_fidelity(Path("studies/bin1"), "bin 4", shared) is None
+    assert kept_fidelity(Path("studies/bin1"), again["range"], shared | {"model": "another"}) is None
     assert list(kept["spearman"]) == ["divergence, 8", "divergence, 48", "healed 16 steps, 48"]
     for proxy, found_ranks in kept["spearman"].items():
         assert found_ranks == [ranks["healed", proxy, group] for group in ("all", "best quarter")]

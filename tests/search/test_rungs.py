@@ -58,6 +58,12 @@ def test_a_plan_that_keeps_more_goes_on_where_none_that_does_is_closer() -> None
     assert not promising(Score(15.0, 50, 2), [*earlier, *(Score(float(n), 50, 0) for n in range(12))], 1 / 3)
 
 
+def test_the_front_goes_on_however_many_they_are() -> None:
+    earlier = [Score(1.0 + n / 10, 50, 12 - n) for n in range(12)]
+    assert promising(Score(9.0, 50, 0), earlier, 1 / 6)
+    assert not promising(Score(9.0, 50, 12), earlier, 1 / 6)
+
+
 def test_bytes_that_are_filled_up_decide_nothing() -> None:
     assert grains(999_900, 10**6) == grains(985_000, 10**6) == 50
     assert grains(979_000, 10**6) == 49
@@ -117,9 +123,15 @@ def test_samplers_learn_from_pruned_trials() -> None:
 
 def test_finalists_are_spread_from_the_closest_to_the_one_that_keeps_most() -> None:
     study = in_memory()
-    for divergence, removed in ((0.9, 0), (0.5, 4), (0.6, 4), (0.4, 8), (0.3, 12), (0.35, 12), (0.95, 2)):
+    front = ((0.9, 0), (0.5, 4), (0.6, 4), (0.4, 8), (0.3, 12), (0.35, 12), (0.95, 2))
+    for x, steps, divergence, removed in [(i, 8, *one) for i, one in enumerate(front)] + [(4, 16, 0.31, 12)]:
         study.add_trial(
-            optuna.trial.create_trial(values=[divergence, 900.0], user_attrs={"removed": removed, "bytes": 900})
+            optuna.trial.create_trial(
+                params={"x": x, "heal_steps": steps},
+                distributions=dict.fromkeys(("x", "heal_steps"), optuna.distributions.IntDistribution(0, 99)),
+                values=[divergence, 900.0],
+                user_attrs={"removed": removed, "bytes": 900},
+            )
         )
 
     def chosen(count: int) -> list[float]:

@@ -22,7 +22,7 @@ def trial(divergence: int, grains: int, *, pruned: bool) -> FrozenTrial:
     return optuna.trial.create_trial(
         state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
         values=None if pruned else [float(divergence), 20.0 * grains],
-        user_attrs={"bytes": 20 * grains},
+        user_attrs={"bytes": 20 * grains, "removed": 0},
     )
 
 
@@ -46,13 +46,38 @@ def test_running_trials_do_not_count() -> None:
     assert trials_since_better([trial(1, 1, pruned=False), running], 1000) == 0
 
 
-def test_ctrl_c_is_asked_for_once_and_raised_twice() -> None:
-    said: list[str] = []
+def test_starts_and_trials_of_earlier_runs_are_not_counted() -> None:
+    trials = [trial(1, 1, pruned=False), *(trial(2, 1, pruned=False) for _ in range(3))]
+    assert trials_since_better(trials, 1000) == 3
+    assert trials_since_better(trials, 1000, ended_before=3) == 1
+    trials[2].set_user_attr("baseline", "uniform")
+    assert trials_since_better(trials, 1000) == 2
+    stopping = Stopping(patience=2, bound_bytes=1000)
+    assert stopping.reason(trials) is None
+    assert stopping.reason([*trials, trial(2, 1, pruned=False)]) is None
+    assert stopping.reason([*trials, *(trial(2, 1, pruned=False) for _ in range(2))]) == "no better front in 2 trials"
+
+
+def test_what_keeps_more_makes_the_front_better() -> None:
+    trials = [trial(1, 1, pruned=False), trial(2, 1, pruned=False)]
+    trials[0].set_user_attr("removed", 4)
+    assert trials_since_better(trials, 1000) == 0
+
+
+def test_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = Stopping(hours=0.5, started=0.0)
+    monkeypatch.setattr("time.monotonic", lambda: 1799.0)
+    assert stopping.reason([]) is None
+    monkeypatch.setattr("time.monotonic", lambda: 1800.0)
+    assert stopping.reason([]) == "0.5 hours are over"
+
+
+def test_ctrl_c_is_asked_for_once_and_raised_twice(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Stopping(1000, say=said.append) as stopping:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), Stopping() as stopping:  # noqa: PT012
         assert stopping.reason([]) is None
         os.kill(os.getpid(), signal.SIGINT)
         assert stopping.reason([]) == "stopped by Ctrl-C"
         os.kill(os.getpid(), signal.SIGINT)
-    assert len(said) == 1
+    assert capfd.readouterr().err.count("Ctrl-C again leaves at once") == 1
     assert signal.getsignal(signal.SIGINT) == before
