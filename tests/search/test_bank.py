@@ -16,8 +16,11 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bank_is_made_once_and_goes_on_where_it_was_stopped(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for count in ("_RATES", "_WIDTHS", "_SIZES"):
+        monkeypatch.setattr(f"proxies.sensitivity.{count}", 2)
+
     def made() -> dict[str, int]:
         assert launch.main(["bank", *words, "--json"]) == 0
         found: dict[str, int] = json.loads(capsys.readouterr().out)
