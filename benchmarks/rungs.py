@@ -21,7 +21,7 @@ from benchmarks.measured import bundled
 from benchmarks.publish import publish, target
 from search.baselines import starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
-from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, Score, grains, promising
+from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Score, promising, score_of
 from search.samplers import RepairingSampler, sampler_named
 from search.workbench import sensitivities
 from space.bins import bin_range
@@ -48,10 +48,10 @@ def replayed(trials: Sequence[FrozenTrial], bound_bytes: int, survival: Sequence
     earlier: list[list[Score]] = [[] for _ in survival]
     complete, seconds = [], 0.0
     for trial in trials:
-        scores, size = trial.user_attrs[DIVERGENCES], grains(trial.user_attrs[BYTES], bound_bytes)
+        scores = trial.user_attrs[DIVERGENCES]
         whole, reached = any(kind in trial.user_attrs for kind in WHOLE_KINDS), 0
         for rung, share in enumerate(survival):
-            score = Score(scores[rung], size, trial.user_attrs[REMOVED])
+            score = score_of(trial, scores[rung], bound_bytes)
             goes_on = whole or promising(score, earlier[rung], share)
             earlier[rung].append(score)
             if not goes_on:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from space.layout import Layout
 from space.plan import REMOVED, Plan, Sublayer
 from space.prior import rate_noise
 from space.rates import Coded, Packed, Rate
+from space.spread import spread
 
 # Rates above so many bits are not measured: noise, and with it divergence, falls as it does below.
 _MOST_BITS = 3.0
@@ -30,7 +30,6 @@ _LEAST = 1e-9
 # Nats a token that a change counts as which leaves no numbers.
 _BROKEN = 1e3
 
-_Item = TypeVar("_Item")
 # By choice and option, as `points` names them, in nats a token.
 Measured = Mapping[str, Mapping[str, float]]
 
@@ -49,17 +48,17 @@ def points(layout: Layout) -> Iterator[tuple[str, str, Plan]]:
 
 def _measured_options(options: Sequence[Option]) -> Iterator[tuple[str, Option]]:
     sizes = [x for x in options[:-1] if isinstance(x, int)]
-    yield from ((str(size), size) for size in _spread(sizes, _SIZES))
+    yield from ((str(size), size) for size in spread(sizes, _SIZES))
     sublayers = [x for x in options if isinstance(x, Sublayer) and x.kept]
     rates: list[Option] = [x for x in options if isinstance(x, Packed | Coded) and x.bits <= _MOST_BITS]
     if sublayers:
         whole = sublayers[-1]
         yield "0", REMOVED
         widths = sorted({x.kept for x in sublayers if x.kept < whole.kept})
-        inner = _spread([0, *widths, whole.kept], _WIDTHS + 2)[1:-1]
+        inner = spread([0, *widths, whole.kept], _WIDTHS + 2)[1:-1]
         yield from ((str(kept), Sublayer(kept, whole.rate)) for kept in inner)
         rates = [x for x in sublayers if x.kept == whole.kept and x.rate.bits <= _MOST_BITS]
-    yield from ((str(rate_of(option)), option) for option in _spread(rates, _RATES))
+    yield from ((str(rate_of(option)), option) for option in spread(rates, _RATES))
 
 
 def rate_of(option: Option) -> Rate | None:
@@ -67,12 +66,6 @@ def rate_of(option: Option) -> Rate | None:
     if isinstance(option, Sublayer):
         return option.rate if option.kept else None
     return option if isinstance(option, Packed | Coded) else None
-
-
-def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
-    """So many of the items, evenly, the first and the last among them; all where there are fewer."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[i] for i in places]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import groupby, islice, product, zip_longest
 
 from space.allocate import allocate_plan
 from space.choices import WIDTH_STEPS, Option, width_of
@@ -13,6 +13,7 @@ from space.limits import Limits
 from space.plan import REMOVED, Heal, Layer, Plan, uniform_plan
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
+from space.spread import spread
 
 # Attributes of trials that were not proposed by a sampler.
 START_KINDS = ("baseline", "allocator", "narrowed")
@@ -73,10 +74,7 @@ def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
             if limits.hold(plan):
                 found.setdefault(removed, (rate, plan))
                 break
-    numbers = sorted(found)
-    count = min(_MOST_BASELINES, len(numbers))
-    for i in range(count):
-        removed = numbers[round(i * (len(numbers) - 1) / max(1, count - 1))]
+    for removed in spread(sorted(found), _MOST_BASELINES):
         rate, plan = found[removed]
         name = f"{removed} middle layers removed" if removed else "uniform"
         yield f"{name}, {rate.bits} bits", plan
@@ -98,14 +96,9 @@ def narrowed(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
                 name = f"{removed}, {width}/{WIDTH_STEPS} of the channels, {rate.bits} bits"
                 found.setdefault(plan, (decoder, abs(rate.bits - _USUAL_BITS), name))
                 break
-    turns: dict[int, int] = {}
-    ordered = []
-    for plan in sorted(found, key=lambda one: found[one]):
-        decoder, _, name = found[plan]
-        turns[decoder] = turns.get(decoder, -1) + 1
-        ordered.append((turns[decoder], decoder, name, plan))
-    for _, _, name, plan in sorted(ordered, key=lambda one: one[:3]):
-        yield name, plan
+    depths = groupby(sorted(found, key=lambda one: found[one]), key=lambda one: found[one][0])
+    for turn in zip_longest(*(list(plans) for _, plans in depths)):
+        yield from ((found[plan][2], plan) for plan in turn if plan is not None)
 
 
 def _narrowed(layout: Layout, rate: Rate, removed: tuple[int, int], width: int, heal: Heal) -> Plan:

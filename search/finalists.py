@@ -16,9 +16,9 @@ from compress.checkpoint import load_translator, write_checkpoint
 from compress.heal import Coach, HealSettings
 from compress.pipeline import Compressed, compress
 from compress.resume import TrainingFile
-from corpora.roles import DIRECTIONS, Corpus
+from corpora.roles import DIRECTIONS, Corpus, Example
 from models.loading import Source
-from scoring.metrics import score
+from scoring.metrics import Scores, score
 from scoring.translate import DECODING, translate
 from search.rungs import REMOVED, Score, nondominated_ranks
 from search.workbench import Workbench
@@ -28,6 +28,7 @@ from space.limits import Limits
 from space.plan import Plan
 from space.rates import Coded
 from space.size import plan_parameters, units
+from space.spread import spread
 
 RESULT = "result.json"
 # Promise: where rates are coded, a checkpoint takes no less than this share of what was predicted, and no more than it.
@@ -43,23 +44,24 @@ class Exam:
     data: str
     batch_size: int = 32
 
-    @property
-    def languages(self) -> tuple[str, ...]:
-        return tuple(DIRECTIONS[direction] for direction in self.directions)
-
     def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
         """BLEU, chrF and signatures by direction on a role."""
-        examples = self.corpus.examples(role)
-        table: dict[str, dict[str, Any]] = {}
-        for direction in self.directions:
-            language = DIRECTIONS[direction]
-            hypotheses = translate(model, processor, examples, language, batch_size=self.batch_size)
-            scores = score(hypotheses, [example.references[language] for example in examples], language)
-            table[direction] = {
+        return {
+            direction: {
                 **scores.to_dict(),
                 "signatures": [*scores.signatures, f"decoding|{DECODING}", f"{role} role of data {self.data}"],
             }
-        return table
+            for direction, scores in self.scored(model, processor, self.corpus.examples(role)).items()
+        }
+
+    def scored(self, model: Any, processor: Any, examples: Sequence[Example]) -> dict[str, Scores]:
+        """Scores of the translations of some examples by direction."""
+        found = {}
+        for direction in self.directions:
+            language = DIRECTIONS[direction]
+            hypotheses = translate(model, processor, examples, language, batch_size=self.batch_size)
+            found[direction] = score(hypotheses, [example.references[language] for example in examples], language)
+        return found
 
 
 def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTrial | None]:
@@ -77,9 +79,7 @@ def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTr
     ranks = nondominated_ranks([Score(trial.values[0], 0, trial.user_attrs[REMOVED]) for trial in distinct])
     ranked = sorted(zip(ranks, distinct, strict=True), key=lambda one: (one[0], one[1].values[0], one[1].number))
     front = [trial for rank, trial in ranked if rank == 0]
-    taken = min(count, len(front))
-    spread = [round(i * (len(front) - 1) / max(1, taken - 1)) for i in range(taken)]
-    chosen = [front[i] for i in spread] + [trial for rank, trial in ranked if rank > 0][: max(0, count - len(front))]
+    chosen = spread(front, count) + [trial for rank, trial in ranked if rank > 0][: max(0, count - len(front))]
     baselines = sorted(
         (trial for trial in complete if "baseline" in trial.user_attrs), key=lambda trial: trial.values[0]
     )

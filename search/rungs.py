@@ -44,6 +44,11 @@ def grains(size_bytes: int, bound_bytes: int) -> int:
     return -(-_GRAINS * size_bytes // bound_bytes)
 
 
+def score_of(trial: FrozenTrial, divergence: float, bound_bytes: int) -> Score:
+    """What an ended trial has at the rung where it had this divergence."""
+    return Score(divergence, grains(trial.user_attrs[BYTES], bound_bytes), trial.user_attrs[REMOVED])
+
+
 def promising(score: Score, earlier: Sequence[Score], survival: float) -> bool:
     """Whether a score is among the best share `survival` of its rung, itself included; NaN never is.
 
@@ -80,13 +85,13 @@ def nondominated_ranks(scores: Sequence[Score]) -> list[int]:
 
 def rung_scores(trials: Iterable[FrozenTrial], bound_bytes: int) -> list[list[Score]]:
     """Scores of all ended trials at each rung that can end one; what a pruned trial reached counts too."""
-    reached = [
-        (trial.user_attrs[DIVERGENCES], grains(trial.user_attrs[BYTES], bound_bytes), trial.user_attrs[REMOVED])
+    ended = [
+        (trial, trial.user_attrs[DIVERGENCES])
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
     return [
-        [Score(found[rung], size, removed) for found, size, removed in reached if len(found) > rung]
+        [score_of(trial, found[rung], bound_bytes) for trial, found in ended if len(found) > rung]
         for rung in range(len(SURVIVAL))
     ]
 

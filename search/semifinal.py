@@ -10,15 +10,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 from optuna.trial import FrozenTrial
 from transformers import PreTrainedModel
 
 from compress.pipeline import compress
 from models.loading import trimmed_processor
-from scoring.metrics import score
-from scoring.translate import translate
 from search.finalists import Exam, read_keyed, write_whole
 from search.rungs import DIVERGENCES
 from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench, by_turns
@@ -83,9 +81,5 @@ class Semifinal:
 
     def _chrf(self, model: PreTrainedModel, vocabulary: int) -> float:
         examples = by_turns(self.exam.corpus.examples("proxy"))[:_UTTERANCES]
-        processor: Any = trimmed_processor(self.workbench.source, vocabulary)
-        found = []
-        for language in self.exam.languages:
-            said = translate(model, processor, examples, language, batch_size=self.exam.batch_size)
-            found.append(score(said, [example.references[language] for example in examples], language).chrf)
-        return sum(found) / len(found)
+        processor = trimmed_processor(self.workbench.source, vocabulary)
+        return fmean(scores.chrf for scores in self.exam.scored(model, processor, examples).values())

@@ -14,7 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS
-from search.rungs import BYTES, REMOVED, Score, grains, nondominated_ranks
+from search.rungs import Score, nondominated_ranks, score_of
 
 _SAID = b"the running trial is finished, then come the finalists; Ctrl-C again leaves at once\n"
 
@@ -43,9 +43,9 @@ class Stopping:
             return "stopped by Ctrl-C"
         if self.hours is not None and time.monotonic() - self.started >= 3600 * self.hours:
             return f"{self.hours:g} hours are over"
-        behind = trials_since_better(trials, self.bound_bytes, self._ended_before)
-        if self.patience is not None and behind >= self.patience:
-            return f"no better front in {self.patience} trials"
+        patience = self.patience
+        if patience is not None and trials_since_better(trials, self.bound_bytes, self._ended_before) >= patience:
+            return f"no better front in {patience} trials"
         return None
 
     def __enter__(self) -> Stopping:
@@ -74,9 +74,7 @@ def trials_since_better(trials: Sequence[FrozenTrial], bound_bytes: int, ended_b
     """
     ended = [trial for trial in trials if trial.state.is_finished()]
     scores = [
-        Score(trial.values[0], grains(trial.user_attrs[BYTES], bound_bytes), trial.user_attrs[REMOVED])
-        if trial.state == TrialState.COMPLETE
-        else Score(float("nan"), 0)
+        score_of(trial, trial.values[0], bound_bytes) if trial.state == TrialState.COMPLETE else Score(float("nan"), 0)
         for trial in ended
     ]
     seen: set[Score] = set()
