@@ -1,9 +1,9 @@
 """What healing brings back: ``python -m benchmarks.healing``, an hour on two cores
 
-One plan in each of bins 2, 3 and 4: middle layers removed, in bin 4 the decoder narrowed too, the rest at one coded
-rate that fills the bin. They heal as finalists do. BLEU on the report role: unhealed, after healing before quantisation
-by LoRA and on all weights, and after tuning behind it: of norms, biases and row scales, or of all weights through the
-rounding.
+One plan in each of bins 2, 3 and 4: middle layers removed and the rest at one coded rate that fills the bin; in bin 4,
+where that leaves too little to heal, the allocator's plan on measured sensitivities. They heal as finalists do. BLEU on
+the report role: unhealed, after healing before quantisation by LoRA and on all weights, and after tuning behind it: of
+norms, biases and row scales, or of all weights through the rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import copy
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -28,13 +28,12 @@ from compress.tune import tune
 from compress.units import matrix
 from models.anatomy import places
 from models.loading import Source
-from search.baselines import without_middle_layers
+from search.baselines import least_loss_plan, without_middle_layers
 from search.finalists import Exam
 from search.settings import HEAL_ROWS, RECOMBINED
-from search.workbench import Workbench, with_recombined
+from search.workbench import Workbench, sensitivities, with_recombined
 from space.bins import bin_range
 from space.fill import filled
-from space.layout import Layout
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan
 from space.rates import CODED_RATES
@@ -42,31 +41,20 @@ from space.rates import CODED_RATES
 LORA_RANK = 32
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Middle layers removed from each tower, and the share of the decoder's FFN channels that stays."""
-
-    encoder: int
-    decoder: int
-    channels: float = 1.0
-
-    def __str__(self) -> str:
-        text = f"{self.encoder} and {self.decoder} layers of encoder and decoder removed"
-        return text if self.channels == 1 else f"{text}, {self.channels:.0%} of the decoder's channels"
-
-    def of(self, layout: Layout) -> Plan:
-        """Cut like this, everything at the lowest rate."""
-        encoder, decoder = (
-            without_middle_layers(layout, CODED_RATES[0], count, NO_HEAL) for count in (self.encoder, self.decoder)
-        )
-        layers = [
-            replace(layer, ffn=replace(layer.ffn, kept=round(self.channels * layer.ffn.kept)))
-            for layer in decoder.decoder
-        ]
-        return replace(decoder, encoder=encoder.encoder, decoder=tuple(layers))
+# Middle layers removed from each tower, by the number of the bin.
+REMOVED = {2: 2, 3: 3}
 
 
-CUTS = {2: Cut(2, 2), 3: Cut(3, 3), 4: Cut(5, 4, 0.6)}
+def named_plan(number: int, limits: Limits, workbench: Workbench) -> tuple[str, Plan]:
+    """The plan of a bin that is healed, filled up to the bound, and what it is."""
+    layout = limits.layout
+    if number in REMOVED:
+        name = f"{REMOVED[number]} layers of each tower removed"
+        plan = without_middle_layers(layout, CODED_RATES[0], REMOVED[number], NO_HEAL)
+    else:
+        name = "the allocator's on sensitivities"
+        plan = least_loss_plan(limits, sensitivities(workbench, layout).loss)
+    return name, filled(plan, limits)
 
 
 @dataclass(frozen=True)
@@ -136,7 +124,7 @@ def main() -> None:
     targets = []
     for number in map(int, options.bins.split(",")):
         limits = Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes)
-        plan = filled(CUTS[number].of(source.layout), limits)
+        name, plan = named_plan(number, limits, workbench)
         first: dict[str, float] = {}
         back = 0.0
         for stage in Course(source, workbench, plan).stages(options.steps):
@@ -146,7 +134,7 @@ def main() -> None:
             rows.append(
                 {
                     "bin": number,
-                    "plan": f"{CUTS[number]}, {plan.embedding}",
+                    "plan": f"{name}, {plan.embedding}",
                     "healing": stage.name,
                     "steps": stage.steps,
                     **{f"{direction} BLEU": round(score, 1) for direction, score in found.items()},
