@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine: `make search` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
+# Tests run in this many processes, file by file.
+WORKERS ?= 2
 BENCHMARKS = miniature bytes allocate coding pruning depth
 
 .PHONY: venv search test check bench bench-gptqmodel miniature
@@ -16,14 +18,14 @@ search: venv
 	$(BIN)/python launch.py --bin 3 --trials 200
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: venv
 	for bench in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$bench || exit 1; done

@@ -1,16 +1,24 @@
 """Settings of Hypothesis, and tiny sources of every kind with their banks.
 
-Hypothesis draws the same examples every time and has no deadline: machines are noisy.
+Hypothesis draws the same examples every time and has no deadline: machines are noisy. Where tests run in several
+processes, each of them, and what it starts, has one thread.
 """
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import torch
 from hypothesis import settings
 
 from compress.pipeline import Bank
 from models.loading import Source
 from tests.tiny import TINY, load_tiny, tiny_bank
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 settings.register_profile("tightfit", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("tightfit")
