@@ -7,25 +7,23 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sacrebleu.metrics.chrf import CHRF
-
-from proxies.tryout import Tryout
+from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Translations:
-    """100 less the mean over languages of chrF2 (0 to 100) of the utterances of a rung.
+    """100 less the mean over languages of chrF2 (0 to 100) of what a model makes of the first utterances.
 
-    `translated` gives a candidate's translations of the first `utterances` by language, `references` are theirs.
+    `translated` gives the translations by language of a model in which so many tokens stay, of so many utterances;
+    `references` are theirs.
     """
 
-    translated: Callable[[Tryout, int], Mapping[str, Sequence[str]]]
+    translated: Callable[[PreTrainedModel, int, int], Mapping[str, Sequence[str]]]
     references: Mapping[str, Sequence[str]]
-    utterances: Sequence[int]
 
-    def __call__(self, tryout: Tryout) -> float:
-        count = self.utterances[tryout.rung]
-        said = self.translated(tryout, count)
+    def __call__(self, model: PreTrainedModel, vocabulary: int, utterances: int) -> float:
+        said = self.translated(model, vocabulary, utterances)
         return 100 - fmean(
-            CHRF().corpus_score(list(said[language]), [list(self.references[language][:count])]).score
+            CHRF().corpus_score(list(said[language]), [list(self.references[language][:utterances])]).score
             for language in self.references
         )

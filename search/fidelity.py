@@ -29,9 +29,7 @@ from models.inputs import batches
 from models.loading import Source, pad_token, trimmed_processor
 from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
 from proxies.fidelity import best_quarter, fidelity
-from proxies.translations import Translations
 from proxies.tryout import Proxy, Tryout
-from scoring.translate import translate
 from search.baselines import starts
 from search.finalists import Exam, mean_chrf, read_keyed, write_whole
 from search.locks import alone
@@ -39,7 +37,7 @@ from search.opening import Opened, opened, workbench_of
 from search.progress import progress_on
 from search.samplers import trial_seed
 from search.settings import FORMAT, SearchSettings
-from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench, by_turns
+from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
@@ -234,13 +232,6 @@ class Examination:
             self._processors[vocabulary] = trimmed_processor(self.opened.source, vocabulary)
         return self._processors[vocabulary]
 
-    def translated(self, tryout: Tryout, utterances: int) -> dict[str, list[str]]:
-        """Translations of the first utterances of the proxy role, in the order the rungs have them in."""
-        examples = by_turns(self.opened.corpus.examples("proxy"))[:utterances]
-        model: PreTrainedModel = tryout.candidate.model
-        processor = self.processor(tryout.plan.vocabulary)
-        return {code: translate(model, processor, examples, code) for code in self.settings.search.languages}
-
     @cached_property
     def deviations(self) -> Deviations:
         return Deviations(self.workbench.source, self.workbench.bank)
@@ -260,9 +251,6 @@ class Examination:
     def proxies(self) -> dict[str, tuple[Proxy, int]]:
         """Every proxy and a rung by name; those that run a model at each rung, every time whole."""
         prefixes = self.workbench.prefixes
-        examples = by_turns(self.opened.corpus.examples("proxy"))
-        languages = self.settings.search.languages
-        references = {code: [example.references[code] for example in examples] for code in languages}
 
         def on_rows(measure: Callable[[Assembled, int, int], float]) -> Proxy:
             def proxy(tryout: Tryout) -> float:
@@ -274,7 +262,9 @@ class Examination:
         running: dict[str, Proxy] = {
             "divergence": on_rows(prefixes.divergence),
             "loss": on_rows(prefixes.loss),
-            "chrF": Translations(self.translated, references, RUNG_UTTERANCES),
+            "chrF": lambda tryout: self.workbench.translations(
+                tryout.candidate.model, tryout.plan.vocabulary, RUNG_UTTERANCES[tryout.rung]
+            ),
         }
         steps, last = max(HEAL_STEPS), len(RUNG_UTTERANCES) - 1
         return {
@@ -285,17 +275,17 @@ class Examination:
                 for name, proxy in running.items()
                 for rung, utterances in enumerate(RUNG_UTTERANCES)
             },
-            f"healed {steps} steps, {RUNG_UTTERANCES[last]}": (
-                lambda tryout: self._briefly_healed(tryout, steps),
+            f"healed {steps} steps, chrF, {RUNG_UTTERANCES[last]}": (
+                lambda tryout: self._healed_loss(tryout, steps),
                 last,
             ),
         }
 
-    def _briefly_healed(self, tryout: Tryout, steps: int) -> float:
-        """What the last rung of a trial finds: divergence behind a few steps of healing."""
+    def _healed_loss(self, tryout: Tryout, steps: int) -> float:
+        """What the last rung of a trial finds: 100 less chrF of translations behind some steps of healing."""
         plan = replace(tryout.plan, heal=Heal(steps))
-        model = self._healed(plan, HealSettings())
-        return self.workbench.divergence(model, plan.vocabulary, RUNG_UTTERANCES[tryout.rung])
+        model = self.workbench.healed(plan, self.settings.search.seed)
+        return self.workbench.translations(model, plan.vocabulary, RUNG_UTTERANCES[tryout.rung])
 
 
 def table(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

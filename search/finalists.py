@@ -20,7 +20,6 @@ from corpora.roles import DIRECTIONS, Corpus, Example
 from models.loading import Source
 from scoring.metrics import Scores, score
 from scoring.translate import DECODING, translate
-from search.rungs import REMOVED, Score, nondominated_ranks
 from search.workbench import Workbench
 from space.fill import filled
 from space.genes import decode
@@ -28,7 +27,6 @@ from space.limits import Limits
 from space.plan import Plan
 from space.rates import Coded
 from space.size import plan_parameters, units
-from space.spread import spread
 
 RESULT = "result.json"
 # Promise: where rates are coded, a checkpoint takes no less than this share of what was predicted, and no more than it.
@@ -65,25 +63,18 @@ class Exam:
 
 
 def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTrial | None]:
-    """`count` trials to examine in full, the closest first, and the best baseline, which is examined alike.
+    """`count` trials to examine in full, the best first, and the best baseline, which is examined alike.
 
-    They are spread over the front of divergence and removed sublayers, from the closest trial to the one that keeps
-    most: which of these heals best the short healing of a trial does not tell (decision 0015). Where the front is
-    short the next fronts follow. Of trials that differ in their steps of healing alone the closest one counts.
+    Bytes do not matter here: a finalist fills what is left under the bound. Of trials that differ in their steps of
+    healing alone the best one counts.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    ranked = sorted(complete, key=lambda trial: (trial.values[0], trial.number))
     plans: dict[str, FrozenTrial] = {}
-    for trial in sorted(complete, key=lambda one: (one.values[0], one.number)):
+    for trial in ranked:
         plans.setdefault(json.dumps({**trial.params, "heal_steps": 0}, sort_keys=True), trial)
-    distinct = list(plans.values())
-    ranks = nondominated_ranks([Score(trial.values[0], 0, trial.user_attrs[REMOVED]) for trial in distinct])
-    ranked = sorted(zip(ranks, distinct, strict=True), key=lambda one: (one[0], one[1].values[0], one[1].number))
-    front = [trial for rank, trial in ranked if rank == 0]
-    chosen = spread(front, count) + [trial for rank, trial in ranked if rank > 0][: max(0, count - len(front))]
-    baselines = sorted(
-        (trial for trial in complete if "baseline" in trial.user_attrs), key=lambda trial: trial.values[0]
-    )
-    return chosen, (baselines[0] if baselines else None)
+    baseline = next((trial for trial in ranked if "baseline" in trial.user_attrs), None)
+    return list(plans.values())[:count], baseline
 
 
 def examine(

@@ -118,8 +118,8 @@ def _run(
     trial.set_user_attr(SECONDS, [round(seconds, 3) for seconds in evaluation.seconds])
     trial.set_user_attr("seed", seed)
     trial.set_user_attr("signature", terms.signature)
-    if evaluation.pruned:
+    if evaluation.loss is None:
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, [evaluation.divergences[-1], size_bytes])
+        study.tell(trial, [evaluation.loss, size_bytes])
     on_trial(study.trials[trial.number])

@@ -24,7 +24,6 @@ from search.loop import Terms, run_trials
 from search.opening import opened, workbench_of
 from search.progress import progress_on
 from search.samplers import RepairingSampler, sampler_named
-from search.semifinal import CANDIDATES, SHARE, Semifinal
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import driver_lock, open_study, storage_errors
@@ -100,10 +99,10 @@ def _search(job: Job) -> None:
 
         def on_trial(trial: FrozenTrial) -> None:
             complete = job.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            best = min((other.values[0] for other in complete), default=float("nan"))
-            progress.update(task, advance=1, description=f"trials, best divergence {best:.3f}")
+            best = 100 - min((other.values[0] for other in complete), default=float("nan"))
+            progress.update(task, advance=1, description=f"trials, best chrF {best:.1f}")
             if not job.console.is_terminal and (trial.number + 1) % 20 == 0:
-                job.console.print(f"trial {trial.number + 1} of {job.settings.trials}, best divergence {best:.3f}")
+                job.console.print(f"trial {trial.number + 1} of {job.settings.trials}, best chrF {best:.1f}")
 
         def stop() -> bool:
             reason = stopping.reason(job.study.get_trials(deepcopy=False))
@@ -116,22 +115,9 @@ def _search(job: Job) -> None:
             run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial, stop=stop)
 
 
-def _finalists(job: Job) -> tuple[list[FrozenTrial], FrozenTrial | None]:
-    """The trials that are examined in full, and the best baseline, which is as well."""
-    count = job.settings.finalists
-    candidates, baseline = choose(job.study, CANDIDATES * count)
-    if len(candidates) <= count:
-        return candidates, baseline
-    steps = round(SHARE * job.settings.finalist_heal_steps)
-    semifinal = Semifinal(job.workbench, job.exam, job.settings.folder / "semifinal", job.signature, steps)
-    with progress_on(job.console) as progress:
-        task = progress.add_task("semi-finals", total=len(candidates))
-        return semifinal.best(candidates, count, lambda _number: progress.update(task, advance=1)), baseline
-
-
 def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Results of the finalists and of the best baseline, report scores included."""
-    front, baseline = _finalists(job)
+    front, baseline = choose(job.study, job.settings.finalists)
     trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
     results: dict[int, dict[str, Any]] = {}
     made = job.settings.recombined if job.settings.finalist_heal_steps else 0
@@ -200,7 +186,7 @@ def _summary(
         "seconds": seconds,
         "fidelity": kept_fidelity(job.settings.folder, job.limits.size_range.name, job.shared),
         "signatures": {
-            "divergence": job.signature,
+            "loss": job.signature,
             **{direction: scores["signatures"] for direction, scores in source.items()},
         },
     }

@@ -9,22 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Sequence
 from copy import copy
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-# Share of a rung's trials that go on to the next. Healing costs ten times what the first two rungs cost together, so
-# few get there.
-SURVIVAL = (1 / 3, 1 / 6)
+# Share of a rung's trials that go on to the next. Healing costs a hundred times what the first two rungs cost together,
+# so few get there.
+SURVIVAL = (1 / 3, 1 / 4)
 # Until a rung has seen this many trials, all go on.
 _FIRST_TRIALS = 6
 # Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before.
 _GRAINS = 50
 _LEAST = 1e-9
-# Attributes of trials: divergence and seconds up to each rung reached; bytes; how many sublayers are removed.
+_RIDGE = 0.5
+# Attributes of trials: divergence at each rung before healing, seconds up to each rung reached; bytes; how many
+# sublayers are removed.
 DIVERGENCES, SECONDS, BYTES, REMOVED = "divergences", "seconds", "bytes", "removed"
 
 
@@ -97,7 +99,7 @@ def rung_scores(trials: Iterable[FrozenTrial], bound_bytes: int) -> list[list[Sc
 
 
 class SeenStudy(Study):
-    """A study as a sampler sees it: a pruned trial is a complete one with the divergence it would probably have had.
+    """A study as a sampler sees it: a pruned trial is a complete one with the loss it would probably have had.
 
     Samplers of Optuna's leave a pruned trial of two objectives out, or count it among the bad ones whatever it scored.
     """
@@ -109,27 +111,55 @@ class SeenStudy(Study):
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, None, use_cache)
-        expected = _Expected([trial for trial in trials if trial.state == TrialState.COMPLETE])
-        seen = [expected.completed(trial) if trial.state == TrialState.PRUNED else trial for trial in trials]
+        expected = expected_losses(trials)
+        seen = [_completed(trial, expected[i]) if i in expected else trial for i, trial in enumerate(trials)]
         return [trial for trial in seen if states is None or trial.state in states]
 
 
-class _Expected:
-    """Where a score of each rung leads, by the median of what it led to so far."""
+def _completed(trial: FrozenTrial, loss: float) -> FrozenTrial:
+    found = copy(trial)
+    found.state = TrialState.COMPLETE
+    found.values = [loss, trial.user_attrs[BYTES]]
+    return found
 
-    def __init__(self, complete: Sequence[FrozenTrial]) -> None:
-        scores = [trial.user_attrs[DIVERGENCES] for trial in complete if DIVERGENCES in trial.user_attrs]
-        self._steps = [
-            median([math.log(max(_LEAST, x[rung + 1]) / max(_LEAST, x[rung])) for x in scores] or [0.0])
-            for rung in range(len(SURVIVAL))
+
+def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
+    """What pruned trials would have come to, by their place in the list: from the complete ones, by ridge regression.
+
+    On the log of the divergence at the last rung reached and how many sublayers are removed, both with their squares:
+    how close a plan is, how much it keeps, and that too little of either is lost (decision 0016); and on the steps of
+    healing. None where no trial is complete, none of those without a score.
+    """
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and DIVERGENCES in trial.user_attrs]
+    found: dict[int, float] = {}
+    for rung in range(len(SURVIVAL)) if complete else ():
+        reached = [
+            (i, trial)
+            for i, trial in enumerate(trials)
+            if trial.state == TrialState.PRUNED and len(trial.user_attrs.get(DIVERGENCES, ())) == rung + 1
         ]
+        known = [(i, trial) for i, trial in reached if not math.isnan(trial.user_attrs[DIVERGENCES][rung])]
+        if not known:
+            continue
+        table = np.array([_features(trial, rung) for trial in [*complete, *(trial for _, trial in known)]])
+        losses = np.array([trial.values[0] for trial in complete])
+        guessed = ridge(table[: len(complete)], losses, table[len(complete) :])
+        found |= {i: float(loss) for (i, _), loss in zip(known, np.clip(guessed, 0, 100), strict=True)}
+    return found
 
-    def completed(self, trial: FrozenTrial) -> FrozenTrial:
-        """A pruned trial as if it had ended; as it is where it has no score."""
-        scores = trial.user_attrs.get(DIVERGENCES)
-        if not scores or math.isnan(scores[-1]):
-            return trial
-        found = copy(trial)
-        found.state = TrialState.COMPLETE
-        found.values = [scores[-1] * math.exp(sum(self._steps[len(scores) - 1 :])), trial.user_attrs[BYTES]]
-        return found
+
+def _features(trial: FrozenTrial, rung: int) -> list[float]:
+    distance = math.log(max(_LEAST, trial.user_attrs[DIVERGENCES][rung]))
+    removed = trial.user_attrs[REMOVED]
+    return [distance, distance**2, removed, removed**2, trial.params["heal_steps"]]
+
+
+def ridge(known: NDArray[np.float64], values: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Predictions for `asked` (n, features) by ridge regression of `values` on `known` (m, features), standardised."""
+    centre, scale = known.mean(0), known.std(0)
+    scale[scale == 0] = 1
+    features = (known - centre) / scale
+    normal = features.T @ features + _RIDGE * np.eye(features.shape[1])
+    weights = np.linalg.solve(normal, features.T @ (values - values.mean()))
+    found: NDArray[np.float64] = values.mean() + (asked - centre) / scale @ weights
+    return found

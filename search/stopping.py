@@ -14,7 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS
-from search.rungs import Score, nondominated_ranks, score_of
+from search.rungs import BYTES, Score, grains, nondominated_ranks
 
 _SAID = b"the running trial is finished, then come the finalists; Ctrl-C again leaves at once\n"
 
@@ -70,11 +70,13 @@ class Stopping:
 def trials_since_better(trials: Sequence[FrozenTrial], bound_bytes: int, ended_before: int = 0) -> int:
     """How many trials of samplers ended behind the last one that made the front better, and behind `ended_before`.
 
-    The front is that of divergence, grains of bytes and removed sublayers.
+    The front is that of the loss after healing and grains of bytes.
     """
     ended = [trial for trial in trials if trial.state.is_finished()]
     scores = [
-        score_of(trial, trial.values[0], bound_bytes) if trial.state == TrialState.COMPLETE else Score(float("nan"), 0)
+        Score(trial.values[0], grains(trial.user_attrs[BYTES], bound_bytes))
+        if trial.state == TrialState.COMPLETE
+        else Score(float("nan"), 0)
         for trial in ended
     ]
     seen: set[Score] = set()

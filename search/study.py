@@ -21,7 +21,7 @@ from search.settings import SearchSettings
 from space.errors import UserError, first_line
 
 # Two objectives, both minimised.
-OBJECTIVES = ("divergence after healing (nats a token)", "bytes")
+OBJECTIVES = ("100 - chrF after healing", "bytes")
 _SETTINGS_KEY = "settings"
 _SQLITE = "sqlite:///"
 

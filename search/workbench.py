@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -21,12 +22,13 @@ from compress.vocabulary import Curriculum
 from corpora.recombine import recombined
 from corpora.roles import Corpus, Example
 from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_utterance
-from models.loading import Source, pad_token
+from models.loading import Source, pad_token, trimmed_processor
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.divergence import divergence
 from proxies.prefixes import Prefixes
 from proxies.sensitivity import Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
+from proxies.translations import Translations
 from scoring.translate import most_tokens, translate
 from space.layout import Layout
 from space.plan import Plan, uniform_plan
@@ -37,18 +39,21 @@ _TRANSLATED_AT_ONCE = 48
 _MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
 TRIAL_TOLERANCE = 0.03
-# Utterances of the proxy role that the first two rungs score; the last rung scores as many as the second.
+# Utterances of the proxy role that the first two rungs score; as many as the second scores are translated in the last.
 RUNG_UTTERANCES = (8, 48)
-SIGNATURE = f"KL(source||candidate), nats a token|at most {RUNG_UTTERANCES} utterances of the proxy role"
+SIGNATURE = f"100 - chrF2 after healing|KL(source||candidate) before|{RUNG_UTTERANCES} utterances of the proxy role"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Divergence (nats a token) by rung reached and seconds up to each; `pruned` where a rung ended the trial."""
+    """Divergences before healing (nats a token) by rung reached, and seconds up to each rung.
+
+    `loss` is what the last rung finds, 100 less chrF of translations after healing; None where one before ended it.
+    """
 
     divergences: tuple[float, ...]
     seconds: tuple[float, ...]
-    pruned: bool
+    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Workbench:
     prefixes: Prefixes
     proxy: Curriculum = field(repr=False)
     select: Curriculum = field(repr=False)
+    translations: Translations = field(repr=False)
     rows_an_utterance: int = 2
     findings: tuple[str, ...] = ()
 
@@ -77,24 +83,21 @@ class Workbench:
     def evaluate(self, plan: Plan, seed: int, promote: Callable[[int, float], bool]) -> Evaluation:
         """Scores a plan rung by rung; `promote(rung, divergence)` says whether the next rung is worth its time."""
         started = time.monotonic()
-        scores: list[float] = []
+        divergences: list[float] = []
         seconds: list[float] = []
-
-        def reached(score: float) -> float:
-            scores.append(score)
-            seconds.append(time.monotonic() - started)
-            return score
-
         candidate = self.assembler.assembled(plan)
         for rung in range(len(RUNG_UTTERANCES)):
-            score = reached(self.prefixes.divergence(candidate, plan.vocabulary, rung))
-            if not promote(rung, score):
-                return Evaluation(tuple(scores), tuple(seconds), pruned=True)
-        if plan.heal.steps:
-            model = compress(self.source, plan, self.bank, seed=seed, tolerance=TRIAL_TOLERANCE).model
-            score = self.divergence(model, plan.vocabulary)
-        reached(score)
-        return Evaluation(tuple(scores), tuple(seconds), pruned=False)
+            divergences.append(self.prefixes.divergence(candidate, plan.vocabulary, rung))
+            seconds.append(time.monotonic() - started)
+            if not promote(rung, divergences[-1]):
+                return Evaluation(tuple(divergences), tuple(seconds), None)
+        model = self.healed(plan, seed) if plan.heal.steps else candidate.model
+        loss = self.translations(model, plan.vocabulary, RUNG_UTTERANCES[-1])
+        return Evaluation(tuple(divergences), (*seconds, time.monotonic() - started), loss)
+
+    def healed(self, plan: Plan, seed: int) -> PreTrainedModel:
+        """A plan carried out with its steps of healing, as trials do."""
+        return compress(self.source, plan, self.bank, seed=seed, tolerance=TRIAL_TOLERANCE).model
 
 
 def make_workbench(
@@ -124,8 +127,23 @@ def make_workbench(
     bank = Bank(found.measured.hessians, found.orders, found.measured.behind, calibrate)
     assembler = Assembler(source, bank, folder.shelf, TRIAL_TOLERANCE)
     prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages))
+    translations = _translations(source, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
     findings = found.measured.findings
-    return Workbench(source, folder, bank, assembler, prefixes, proxy, select, len(languages), findings)
+    return Workbench(source, folder, bank, assembler, prefixes, proxy, select, translations, len(languages), findings)
+
+
+def _translations(source: Source, examples: Sequence[Example], languages: Sequence[str]) -> Translations:
+    """What says how well a model translates the first of some examples."""
+    processor = cache(lambda vocabulary: trimmed_processor(source, vocabulary))
+
+    def translated(model: PreTrainedModel, vocabulary: int, utterances: int) -> dict[str, list[str]]:
+        heard = examples[:utterances]
+        return {
+            code: translate(model, processor(vocabulary), heard, code, batch_size=_TRANSLATED_AT_ONCE)
+            for code in languages
+        }
+
+    return Translations(translated, {code: [example.references[code] for example in examples] for code in languages})
 
 
 def sensitivities(

@@ -15,7 +15,7 @@ from space.limits import Limits, allowed_options
 from space.plan import Heal, Plan, Sublayer
 from space.rates import Coded, Packed, rate_named
 
-HEAL_STEPS = (0, 8, 16)
+HEAL_STEPS = (0, 25, 50)
 HEAL_RANKS = (0, 8, 32)
 HEAL_RATES = (0.5, 1.0, 2.0)
 # Parameters of a sublayer: how much stays, in steps of `space.choices.sizes`, and the rate.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from search.finalists import choose
-from search.rungs import Score, SeenStudy, grains, nondominated_ranks, promising, rung_scores
+from search.rungs import Score, SeenStudy, grains, nondominated_ranks, promising, ridge, rung_scores
 from search.samplers import SAMPLERS
 
 SCORES = st.lists(
@@ -73,31 +74,58 @@ def in_memory() -> optuna.Study:
     return optuna.create_study(directions=["minimize", "minimize"])
 
 
-def add(study: optuna.Study, x: int, divergences: list[float], *, pruned: bool) -> None:
+def add(study: optuna.Study, x: int, divergences: list[float], loss: float | None, *, removed: int = 4) -> None:
+    """A trial that ended with a loss, or was pruned at the rung of its last divergence."""
     study.add_trial(
         optuna.create_trial(
-            state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
-            params={"x": x},
-            distributions={"x": optuna.distributions.IntDistribution(0, 99)},
-            values=None if pruned else [divergences[-1], 900],
-            user_attrs={"divergences": divergences, "bytes": 900, "removed": 4},
+            state=TrialState.PRUNED if loss is None else TrialState.COMPLETE,
+            params={"x": x, "heal_steps": 25},
+            distributions=dict.fromkeys(("x", "heal_steps"), optuna.distributions.IntDistribution(0, 99)),
+            values=None if loss is None else [loss, 900],
+            user_attrs={"divergences": divergences, "bytes": 900, "removed": removed},
         )
     )
 
 
 def test_a_pruned_trial_is_seen_with_what_it_would_have_come_to() -> None:
     study = in_memory()
-    add(study, 1, [2.0, 1.0, 0.5], pruned=False)
-    add(study, 2, [4.0, 2.0, 1.0], pruned=False)
-    add(study, 3, [8.0], pruned=True)
-    add(study, 4, [6.0, 4.0], pruned=True)
-    add(study, 5, [math.nan], pruned=True)
+    for number in range(20):
+        # closer is better, and so is keeping more
+        add(study, number, [2.0**number, 2.0**number], 20.0 + 2 * number + number % 3, removed=number % 3)
+    add(study, 20, [2.0**5], None, removed=0)
+    add(study, 21, [2.0**5], None, removed=2)
+    add(study, 22, [2.0**5, 2.0**15], None, removed=0)
+    add(study, 23, [math.nan], None)
+    add(study, 24, [2.0**30, 2.0**90], None)
     seen = SeenStudy(study).get_trials()
-    assert [trial.state for trial in seen[2:]] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
-    assert [trial.values for trial in seen[2:4]] == [pytest.approx([2.0, 900]), pytest.approx([2.0, 900])]
-    assert [trial.state for trial in study.trials[2:]] == [TrialState.PRUNED] * 3
-    assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [4]
-    assert rung_scores(study.trials, 1000)[1] == [Score(1.0, 45, 4), Score(2.0, 45, 4), Score(4.0, 45, 4)]
+    assert [trial.state for trial in seen[20:]] == [*[TrialState.COMPLETE] * 3, TrialState.PRUNED, TrialState.COMPLETE]
+    losses = [trial.values[0] for trial in seen[20:23]]
+    assert losses == pytest.approx([30, 32, 50], abs=1)
+    assert seen[24].values[0] == 100, "no loss is larger"
+    assert [trial.values[1] for trial in seen[20:23]] == [900] * 3
+    assert [trial.state for trial in study.trials[20:]] == [TrialState.PRUNED] * 5
+    assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [23]
+    assert [score.divergence for score in rung_scores(study.trials, 1000)[1][-2:]] == [2.0**15, 2.0**90]
+
+
+def test_pruned_trials_stay_where_nothing_is_complete() -> None:
+    study = in_memory()
+    add(study, 1, [2.0], None)
+    assert [trial.state for trial in SeenStudy(study).get_trials()] == [TrialState.PRUNED]
+    add(study, 2, [2.0, 2.0], 40.0)
+    assert SeenStudy(study).get_trials()[0].values[0] == pytest.approx(40.0)
+
+
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 99))
+def test_ridge_is_least_squares_with_a_price_of_weights(count: int, features: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    known, values, asked = rng.normal(size=(count, features)), rng.normal(size=count), rng.normal(size=(3, features))
+    scale = np.where(known.std(0) == 0, 1, known.std(0))
+    table = (known - known.mean(0)) / scale
+    rows = np.concatenate([table, math.sqrt(0.5) * np.eye(features)])
+    weights = np.linalg.lstsq(rows, np.concatenate([values - values.mean(), np.zeros(features)]))[0]
+    plain = values.mean() + (asked - known.mean(0)) / scale @ weights
+    assert ridge(known, values, asked) == pytest.approx(plain)
 
 
 def test_samplers_learn_from_pruned_trials() -> None:
@@ -105,7 +133,7 @@ def test_samplers_learn_from_pruned_trials() -> None:
     study = in_memory()
     for x in range(0, 100, 4):
         score = abs(x - 30) + 1.0
-        add(study, x, [score] if x < 60 else [score, score, score], pruned=x < 60)
+        add(study, x, [score] if x < 60 else [score, score], None if x < 60 else score)
 
     study.ask()
 
@@ -121,26 +149,20 @@ def test_samplers_learn_from_pruned_trials() -> None:
     assert distance(SeenStudy(study)) < 15 < distance(study)
 
 
-def test_finalists_are_spread_from_the_closest_to_the_one_that_keeps_most() -> None:
+def test_finalists_are_the_best_and_each_plan_is_one() -> None:
     study = in_memory()
-    front = ((0.9, 0), (0.5, 4), (0.6, 4), (0.4, 8), (0.3, 12), (0.35, 12), (0.95, 2))
-    for x, steps, divergence, removed in [(i, 8, *one) for i, one in enumerate(front)] + [(4, 16, 0.31, 12)]:
+    for x, steps, loss in ((0, 25, 40.0), (1, 25, 30.0), (2, 50, 35.0), (1, 50, 20.0), (3, 0, 60.0)):
         study.add_trial(
             optuna.trial.create_trial(
                 params={"x": x, "heal_steps": steps},
                 distributions=dict.fromkeys(("x", "heal_steps"), optuna.distributions.IntDistribution(0, 99)),
-                values=[divergence, 900.0],
-                user_attrs={"removed": removed, "bytes": 900},
+                values=[loss, 900.0],
+                user_attrs={"baseline": "uniform"} if x in (0, 3) else {},
             )
         )
-
-    def chosen(count: int) -> list[float]:
-        return [trial.values[0] for trial in choose(study, count)[0]]
-
-    assert chosen(1) == [0.3]
-    assert chosen(2) == [0.3, 0.9]
-    assert chosen(3)[::2] == [0.3, 0.9]
-    assert chosen(3)[1] in (0.4, 0.5)
-    assert chosen(4) == [0.3, 0.4, 0.5, 0.9]
-    assert chosen(6) == [0.3, 0.4, 0.5, 0.9, 0.35, 0.6]
+    add(study, 9, [0.1], None)
+    chosen, baseline = choose(study, 3)
+    assert [trial.values[0] for trial in chosen] == [20.0, 35.0, 40.0]
+    assert baseline == chosen[-1]
+    assert [trial.values[0] for trial in choose(study, 9)[0]] == [20.0, 35.0, 40.0, 60.0]
     assert choose(in_memory(), 3) == ([], None)

@@ -58,12 +58,6 @@ def test_starts_and_trials_of_earlier_runs_are_not_counted() -> None:
     assert stopping.reason([*trials, *(trial(2, 1, pruned=False) for _ in range(2))]) == "no better front in 2 trials"
 
 
-def test_what_keeps_more_makes_the_front_better() -> None:
-    trials = [trial(1, 1, pruned=False), trial(2, 1, pruned=False)]
-    trials[0].set_user_attr("removed", 4)
-    assert trials_since_better(trials, 1000) == 0
-
-
 def test_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     stopping = Stopping(hours=0.5, started=0.0)
     monkeypatch.setattr("time.monotonic", lambda: 1799.0)

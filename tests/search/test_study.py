@@ -131,20 +131,16 @@ def test_the_allocator_has_sensitivities_in_a_long_study(
     assert sum(name.startswith("sensitivities") for name in names) == 2
 
 
-def test_semi_finals_choose_the_finalists_and_are_played_once(study_copy: Path, words: list[str]) -> None:
-    played = {path: json.loads(path.read_text()) for path in (study_copy / "semifinal").glob("trial-*.json")}
-    finalists = [row["trial"] for row in summary_of(study_copy)["finalists"]]
-    assert len(played) > len(finalists) == 2
-    by_chrf = sorted(played.values(), key=lambda one: -one["chrf"])
-    worst = min(played[study_copy / "semifinal" / f"trial-{number}.json"]["chrf"] for number in finalists)
-    assert worst == by_chrf[1]["chrf"]
-    before = {path: path.stat().st_mtime_ns for path in played}
-    first = next(iter(before))
-    first.write_text(json.dumps({"key": "of other settings", "chrf": 0.0}))
-    assert launch.main([*words, "--trials", str(TRIALS)]) == 0
-    assert json.loads(first.read_text()) == played[first], "played again"
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items() if path != first)
-    assert [row["trial"] for row in summary_of(study_copy)["finalists"]] == finalists
+def test_finalists_are_those_that_translate_best(finished: Path) -> None:
+    study = finished / "studies" / "bin2"
+    complete = [trial for trial in trials_of(study) if trial.state == TrialState.COMPLETE]
+    finalists = {row["trial"] for row in summary_of(study)["finalists"]}
+    assert len(finalists) == 2
+    assert min(trial.values[0] for trial in complete) in {trials_of(study)[number].values[0] for number in finalists}
+    for trial in complete:
+        assert 0 <= trial.values[0] <= 100
+        assert trial.values[1] == trial.user_attrs["bytes"]
+        assert len(trial.user_attrs["divergences"]) == len(trial.user_attrs["seconds"]) - 1
 
 
 def test_the_closing_table_has_the_fidelity_of_what_rungs_go_by(
