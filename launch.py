@@ -36,11 +36,12 @@ from search.report import (
     print_summary,
 )
 from search.run import run_search
-from search.samplers import SAMPLERS
+from search.samplers import SAMPLER_NAMES
 from search.settings import BANK_SIZE, HEAL_ROWS, RECOMBINED, SearchSettings
 from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
+from space.genes import HEAL_STEPS
 from space.pins import PIN_HELP
 from space.rates import LADDERS
 
@@ -119,6 +120,7 @@ def _search_settings(options: argparse.Namespace, **more: Any) -> SearchSettings
         data=Path(options.data) if options.data else BUNDLED_CORPUS,
         directions=_directions(options),
         seed=options.seed,
+        trial_heal_steps=options.trial_heal_steps,
         finalist_heal_steps=options.heal_steps,
         heal_rows=options.heal_rows,
         pins=tuple(options.pin),
@@ -332,8 +334,9 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     )
     search.add_argument("--study", help="name of the study; default: after the bin")
     search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
-    search.add_argument("--sampler", default="tpe", help=f"one of {', '.join(SAMPLERS)} (%(default)s)")
+    search.add_argument("--sampler", default="policy", help=f"one of {', '.join(SAMPLER_NAMES)} (%(default)s)")
     search.add_argument("--finalists", type=int, default=3, help="Pareto-optimal trials evaluated fully (%(default)s)")
+    _add_trial_heal_steps(search)
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument(
         "--heal-rows",
@@ -354,6 +357,15 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         default="auto",
         choices=("auto", "cpu"),
         help="where to compute; GPUs are not used yet (%(default)s)",
+    )
+
+
+def _add_trial_heal_steps(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trial-heal-steps",
+        type=int,
+        default=HEAL_STEPS,
+        help="healing steps of a trial in its last rung, at most (%(default)s); fewer are faster and rank worse",
     )
 
 
@@ -378,6 +390,7 @@ def _add_fidelity(commands: Any, shared: _Shared) -> None:
     measured.add_argument("--plans", type=int, default=40, help="how many plans (%(default)s)")
     measured.add_argument("--model", help="folder or hub id, as in search; default: the bundled model")
     measured.add_argument("--study", help="name of the study, in whose folder results are kept; default: after the bin")
+    _add_trial_heal_steps(measured)
     measured.add_argument("--heal-steps", type=int, default=100, help="healing steps of a plan (%(default)s)")
     measured.add_argument("--heal-rows", type=int, default=16, help="rows a step of healing (%(default)s)")
     measured.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")

@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.measured import bundled
 from benchmarks.publish import publish, target
-from search.baselines import starts
+from search.baselines import losses_of, starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
 from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Score, promising, score_of
-from search.samplers import RepairingSampler, sampler_named
+from search.samplers import sampler_named
 from search.workbench import sensitivities
 from space.bins import bin_range
 from space.genes import HEAL_STEPS
@@ -77,14 +77,15 @@ def main() -> None:
     """A row for each pair of shares; the target is on the default's."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--sampler", default="policy")
     options = parser.parse_args()
     source, _, workbench = bundled()
     limits = Limits(source.layout, bin_range(BIN, source.layout.source_bytes), source.fixed_bytes)
     measured = sensitivities(workbench, source.layout).loss
-    first = starts(limits, source.vocabulary.coverage, Heal(max(HEAL_STEPS)), options.trials, measured)
+    losses = losses_of(limits, source.vocabulary.coverage, measured)
+    first = starts(limits, losses, Heal(HEAL_STEPS), options.trials)
     study = optuna.create_study(
-        directions=["minimize", "minimize"], sampler=RepairingSampler(sampler_named(options.sampler), limits, seed=0)
+        directions=["minimize", "minimize"], sampler=sampler_named(options.sampler, limits, losses, seed=0)
     )
 
     def said(trial: FrozenTrial) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, islice, product, zip_longest
 
 from space.allocate import allocate_plan
-from space.choices import WIDTH_STEPS, Option, width_of
+from space.choices import WIDTH_STEPS, width_of
 from space.layout import Layout, Tower
 from space.limits import Limits
 from space.plan import REMOVED, Heal, Layer, Plan, uniform_plan
+from space.policy import Loss
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
 from space.spread import spread
 
 # Attributes of trials that were not proposed by a sampler.
 START_KINDS = ("baseline", "allocator", "narrowed")
-# What an option of a choice costs.
-Loss = Callable[[str, Option], float]
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
@@ -40,19 +39,23 @@ class Start:
     plan: Plan
 
 
-def starts(limits: Limits, coverage: Coverage, heal: Heal, trials: int, measured: Loss | None = None) -> list[Start]:
-    """Simple baselines, healed for `heal`, the allocator's plans, healed and unhealed, and the grid.
+def losses_of(limits: Limits, coverage: Coverage, measured: Loss | None = None) -> dict[str, Loss]:
+    """What options cost by themselves, by what it is known from, the best guess last."""
+    prior: dict[str, Loss] = {"prior values": prior_loss(limits.layout, coverage)}
+    return prior if measured is None else {**prior, "sensitivities": measured}
 
-    The allocator has prior values and, where there are any, `measured` ones; a choice's option costs its loss, and the
-    sum is to be least. The grid has at most a tenth of the `trials`.
+
+def starts(limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int) -> list[Start]:
+    """Simple baselines, healed for `heal`, the allocator's plans on each of `losses`, healed and not, and the grid.
+
+    An allocator's plan has the least sum of losses. The grid has at most a tenth of the `trials`.
     """
     simple = [Start("baseline", name, plan) for name, plan in baselines(limits, heal)]
     allocated = []
-    for values, loss in (("prior values", prior_loss(limits.layout, coverage)), ("sensitivities", measured)):
-        if loss is not None:
-            plan = least_loss_plan(limits, loss)
-            healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in (heal.steps, 0)]
-            allocated += [Start("allocator", f"{values}, {one.heal.steps} heal steps", one) for one in healed]
+    for values, loss in losses.items():
+        plan = least_loss_plan(limits, loss)
+        healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in (heal.steps, 0)]
+        allocated += [Start("allocator", f"{values}, {one.heal.steps} heal steps", one) for one in healed]
     grid = islice(narrowed(limits, heal), min(_MOST_NARROWED, trials // 10))
     return [*simple, *allocated, *(Start("narrowed", name, plan) for name, plan in grid)]
 

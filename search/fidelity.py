@@ -30,7 +30,7 @@ from models.loading import Source, pad_token, trimmed_processor
 from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Proxy, Tryout
-from search.baselines import starts
+from search.baselines import losses_of, starts
 from search.finalists import Exam, mean_chrf, read_keyed, write_whole
 from search.locks import alone
 from search.opening import Opened, opened, workbench_of
@@ -41,7 +41,7 @@ from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
-from space.genes import HEAL_STEPS, repair
+from space.genes import repair
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan
 
@@ -134,7 +134,8 @@ def _made_of(model: str, data: str) -> str:
 
 def fidelity_plans(limits: Limits, source: Source, count: int, seed: int) -> list[tuple[str, Plan]]:
     """`count` unhealed plans inside the limits, no two the same, with the kind each is of; more begin with the same."""
-    first = [replace(start.plan, heal=NO_HEAL) for start in starts(limits, source.vocabulary.coverage, NO_HEAL, 100)]
+    losses = losses_of(limits, source.vocabulary.coverage)
+    first = [replace(start.plan, heal=NO_HEAL) for start in starts(limits, losses, NO_HEAL, 100)]
     # simple baselines come first among a study's, and are farthest from where it ends
     first = list(dict.fromkeys(reversed(first)))[:_NEAR]
     found: dict[Plan, str] = {}
@@ -266,7 +267,7 @@ class Examination:
                 tryout.candidate.model, tryout.plan.vocabulary, RUNG_UTTERANCES[tryout.rung]
             ),
         }
-        steps, last = max(HEAL_STEPS), len(RUNG_UTTERANCES) - 1
+        steps, last = self.settings.search.trial_heal_steps, len(RUNG_UTTERANCES) - 1
         return {
             "weight error": (WeightError(self.deviations), 0),
             "gradient": (self._gradient, 0),

@@ -13,7 +13,7 @@ from search.baselines import START_KINDS, Start
 from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, Score, grains, promising, rung_scores
 from search.samplers import trial_seed
 from search.workbench import Workbench
-from space.genes import decode, distributions, encode
+from space.genes import HEAL_STEPS, decode, distributions, encode
 from space.layout import Layout
 from space.limits import Limits
 from space.plan import Plan, removed_sublayers
@@ -28,7 +28,7 @@ _ATTEMPTS = 3
 class Terms:
     """What all trials of a study share: limits, plans to start with, seed, and the signature of their scores.
 
-    `survival` is the share of each rung that goes on to the next.
+    `survival` is the share of each rung that goes on to the next, `heal_steps` for how long a trial heals at most.
     """
 
     limits: Limits
@@ -36,6 +36,7 @@ class Terms:
     seed: int
     signature: str
     survival: Sequence[float] = SURVIVAL
+    heal_steps: int = HEAL_STEPS
 
 
 def run_trials(
@@ -64,9 +65,9 @@ def run_trials(
         _run(study, study.ask(), workbench, terms, on_trial)
 
 
-def suggest(trial: optuna.Trial, layout: Layout) -> Plan:
+def suggest(trial: optuna.Trial, layout: Layout, heal_steps: int) -> Plan:
     """The plan of a trial, every parameter of it stored."""
-    for name, distribution in distributions(layout).items():
+    for name, distribution in distributions(layout, heal_steps).items():
         if isinstance(distribution, IntDistribution):
             trial.suggest_int(name, distribution.low, distribution.high)
         else:
@@ -99,7 +100,7 @@ def _run(
     on_trial: Callable[[FrozenTrial], None],
 ) -> None:
     trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
-    plan = suggest(trial, terms.limits.layout)
+    plan = suggest(trial, terms.limits.layout, terms.heal_steps)
     size_bytes = terms.limits.bytes_of(plan)
     assert terms.limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)

@@ -17,20 +17,19 @@ from rich.console import Console
 from compress.heal import HealSettings
 from models.loading import Source
 from search.banking import measured_sensitivities
-from search.baselines import starts
+from search.baselines import losses_of, starts
 from search.fidelity import kept_fidelity
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
 from search.loop import Terms, run_trials
 from search.opening import opened, workbench_of
 from search.progress import progress_on
-from search.samplers import RepairingSampler, sampler_named
+from search.samplers import check_sampler, sampler_named
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import driver_lock, open_study, storage_errors
 from search.workbench import SIGNATURE, Workbench, with_recombined
 from space import VERSION
 from space.bins import format_bytes
-from space.genes import HEAL_STEPS
 from space.limits import Limits
 from space.plan import Heal
 
@@ -58,12 +57,12 @@ class Job:
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     """Runs or resumes the study to its total and returns what summary.json holds. Raises UserError for mistakes."""
     started = time.monotonic()
-    make_inner = sampler_named(settings.sampler)
+    check_sampler(settings.sampler)
     found = opened(settings)
     source, limits, size_range = found.source, found.limits, found.size_range
     shared = comparability(settings, size_range, model=found.model, data=found.data)
     with driver_lock(settings.folder, settings.storage):
-        study = open_study(settings, shared, RepairingSampler(make_inner, limits, seed=settings.seed))
+        study = open_study(settings, shared)
         console.print(
             f"[bold]tightfit[/] {size_range.name}: {format_bytes(size_range.least_bytes, size_range.units)} to "
             f"{format_bytes(size_range.bound_bytes, size_range.units)}, source "
@@ -91,8 +90,11 @@ def _search(job: Job) -> None:
     measured = None
     if job.settings.trials >= _WORTH_MEASURING:
         measured = measured_sensitivities(job.workbench, job.limits.layout, job.console).loss
-    first = starts(job.limits, job.source.vocabulary.coverage, Heal(max(HEAL_STEPS)), job.settings.trials, measured)
-    terms = Terms(job.limits, first, job.settings.seed, job.signature)
+    heal_steps = job.settings.trial_heal_steps
+    losses = losses_of(job.limits, job.source.vocabulary.coverage, measured)
+    job.study.sampler = sampler_named(job.settings.sampler, job.limits, losses, job.settings.seed, heal_steps)
+    first = starts(job.limits, losses, Heal(heal_steps), job.settings.trials)
+    terms = Terms(job.limits, first, job.settings.seed, job.signature, heal_steps=heal_steps)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))

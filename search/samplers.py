@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from optuna import Study
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna import Study, create_study
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.rungs import SeenStudy
+from space.allocate import allocate_plan
 from space.errors import UserError
-from space.genes import decode, distributions, encode, repair
+from space.genes import HEAL_STEPS, decode, distributions, encode, repair
 from space.limits import Limits
+from space.plan import Heal, Plan
+from space.policy import Loss, multipliers, policy_loss
 
+# Propose policies, by name.
+POLICIES: dict[str, Callable[[int], BaseSampler]] = {
+    "policy": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=_FIRST_POLICIES),
+    "policy-gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_FIRST_POLICIES),
+}
+_FIRST_POLICIES = 12
+# Proven gap of a policy's plan: policies differ by more.
+_GAP = 1e-3
+# Propose plans, by name.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
@@ -22,21 +35,27 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: QMCSampler(seed=seed, warn_asynchronous_seeding=False),
     "random": lambda seed: RandomSampler(seed=seed),
 }
+SAMPLER_NAMES = (*POLICIES, *SAMPLERS)
 
 
-class RepairingSampler(BaseSampler):
-    """Lets an inner sampler propose, repairs the proposal into the limits, and hands out the repaired parameters.
+class PlanSampler(BaseSampler):
+    """Hands out the parameters of whole plans inside the limits.
 
-    The inner sampler is made anew for each trial, seeded by study and trial number, so that a run that was killed and
-    taken up proposes what an undisturbed one does. Samplers that keep what they know in the study lose nothing by it.
+    A proposal depends on the seed, the trial's number and the trials before it alone, so that a run that was killed and
+    taken up proposes what an undisturbed one does.
     """
 
-    def __init__(self, make_inner: Callable[[int], BaseSampler], limits: Limits, *, seed: int) -> None:
-        self._make_inner = make_inner
-        self._inner = make_inner(seed)
+    def __init__(self, limits: Limits, seed: int, heal_steps: int) -> None:
         self._limits = limits
         self._seed = seed
-        self._space = distributions(limits.layout)
+        self._space = distributions(limits.layout, heal_steps)
+
+    @abstractmethod
+    def _proposed(self, study: Study, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+        """A plan inside the limits, and what the trial keeps of how it came about, by user attribute.
+
+        The study is one in which pruned trials are complete.
+        """
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._space
@@ -46,15 +65,10 @@ class RepairingSampler(BaseSampler):
     ) -> dict[str, Any]:
         if "fixed_params" in trial.system_attrs:
             return dict(trial.system_attrs["fixed_params"])
-        seen = SeenStudy(study)
-        known = self._inner.infer_relative_search_space(seen, trial)
-        params = dict(self._inner.sample_relative(seen, trial, known))
-        for name, distribution in search_space.items():
-            if name not in params:
-                params[name] = self._inner.sample_independent(seen, trial, name, distribution)
-        plan = decode(params, self._limits.layout)
-        repaired = repair(plan, self._limits, trial_seed(self._seed, trial.number))
-        whole = encode(repaired, self._limits.layout)
+        plan, kept = self._proposed(SeenStudy(study), trial, trial_seed(self._seed, trial.number))
+        for name, value in kept.items():
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        whole = encode(plan, self._limits.layout)
         # Parameters reach the storage one by one. Written here at once, in the form of an enqueued trial, they
         # survive a kill between two of them: who takes the trial up again gets this very plan.
         study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", whole)
@@ -65,15 +79,65 @@ class RepairingSampler(BaseSampler):
     ) -> Any:
         raise AssertionError(f"{param_name} is not in the space: every parameter is sampled together")
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._inner = self._make_inner(trial_seed(self._seed, trial.number))
-        self._inner.before_trial(study, trial)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._inner.after_trial(study, trial, state, values)
+class RepairingSampler(PlanSampler):
+    """Lets a sampler of Optuna's propose, and repairs the proposal into the limits.
 
-    def reseed_rng(self) -> None:
-        self._inner.reseed_rng()
+    It is made anew for each trial: samplers that keep what they know in the study lose nothing by it.
+    """
+
+    def __init__(self, make_inner: Callable[[int], BaseSampler], limits: Limits, seed: int, heal_steps: int) -> None:
+        super().__init__(limits, seed, heal_steps)
+        self._make_inner = make_inner
+
+    def _proposed(self, study: Study, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+        inner = self._make_inner(seed)
+        inner.before_trial(study, trial)
+        known = inner.infer_relative_search_space(study, trial)
+        params = dict(inner.sample_relative(study, trial, known))
+        for name, distribution in self._space.items():
+            if name not in params:
+                params[name] = inner.sample_independent(study, trial, name, distribution)
+        return repair(decode(params, self._limits.layout), self._limits, seed), {}
+
+
+class PolicySampler(PlanSampler):
+    """Lets a sampler of Optuna's propose policies, which the exact allocator makes plans of.
+
+    `loss`, whose name is `basis`, is what options cost before a policy says otherwise. Policies are compared by the
+    loss of their plans alone: an allocator's plan fills the bound. Plans are healed for as long as trials can.
+    """
+
+    def __init__(
+        self,
+        make_inner: Callable[[int], BaseSampler],
+        limits: Limits,
+        seed: int,
+        heal_steps: int,
+        *,
+        basis: str,
+        loss: Loss,
+    ) -> None:
+        super().__init__(limits, seed, heal_steps)
+        self._heal = Heal(heal_steps)
+        self._make_inner = make_inner
+        self._attribute = f"policy on {basis}"
+        self._shaped = policy_loss(limits.layout, loss)
+        self._multipliers: dict[str, BaseDistribution] = {
+            name: FloatDistribution(*ends) for name, ends in multipliers(limits.layout).items()
+        }
+
+    def _proposed(self, study: Study, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+        policies = create_study(sampler=self._make_inner(seed))
+        for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if self._attribute in one.user_attrs:
+                policy = one.user_attrs[self._attribute]
+                known = create_trial(params=policy, distributions=self._multipliers, value=one.values[0])
+                policies.add_trial(known)
+        policy = policies.ask(self._multipliers).params
+        shaped = self._shaped(policy)
+        plan, _ = allocate_plan(self._limits, lambda name, option: -shaped(name, option), gap=_GAP, heal=self._heal)
+        return plan, {self._attribute: policy}
 
 
 def trial_seed(seed: int, number: int) -> int:
@@ -81,8 +145,23 @@ def trial_seed(seed: int, number: int) -> int:
     return (seed * 1_000_003 + number) % 2**32
 
 
-def sampler_named(name: str) -> Callable[[int], BaseSampler]:
-    """What makes the sampler of a name from a seed. Raises UserError for another name."""
-    if name not in SAMPLERS:
-        raise UserError(f"--sampler {name}: not one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name]
+def sampler_named(
+    name: str, limits: Limits, losses: Mapping[str, Loss], seed: int, heal_steps: int = HEAL_STEPS
+) -> BaseSampler:
+    """The sampler of a name, for plans inside the limits that heal for at most `heal_steps`.
+
+    The last of `losses` is the best guess of what options cost.
+
+    Raises UserError for a name that is none.
+    """
+    check_sampler(name)
+    if name in POLICIES:
+        basis = list(losses)[-1]
+        return PolicySampler(POLICIES[name], limits, seed, heal_steps, basis=basis, loss=losses[basis])
+    return RepairingSampler(SAMPLERS[name], limits, seed, heal_steps)
+
+
+def check_sampler(name: str) -> None:
+    """Raises UserError for a name that no sampler has."""
+    if name not in SAMPLER_NAMES:
+        raise UserError(f"--sampler {name}: not one of {', '.join(SAMPLER_NAMES)}")

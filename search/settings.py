@@ -12,6 +12,7 @@ from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS
 from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, bin_range, bytes_of, max_size_range
 from space.errors import UserError
+from space.genes import HEAL_STEPS
 from space.layout import Layout
 
 # 2: the vocabulary is a parameter. 3: coded rates; rank and rate of healing are parameters. 4: removed sublayers are
@@ -35,9 +36,9 @@ class SearchSettings:
     `hours` of a run, and `patience` trials without a better front, end a search before it has all its `trials`.
 
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
-    on `heal_rows` rows a step; a trial heals for its plan's own steps. `recombined` utterances are made of pieces of
-    others for each of the calibrate role, for finalists to heal on. `bank` is where studies share what trials are put
-    together from, up to `bank_size`.
+    on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
+    utterances are made of pieces of others for each of the calibrate role, for finalists to heal on. `bank` is where
+    studies share what trials are put together from, up to `bank_size`.
     """
 
     study: str
@@ -50,10 +51,11 @@ class SearchSettings:
     data: Path = BUNDLED_CORPUS
     directions: tuple[str, ...] = ("en-de", "en-zh")
     storage: str | None = None
-    sampler: str = "tpe"
+    sampler: str = "policy"
     seed: int = 0
     device: str = "auto"
     finalists: int = 3
+    trial_heal_steps: int = HEAL_STEPS
     finalist_heal_steps: int = 200
     heal_rows: int = HEAL_ROWS
     recombined: int = RECOMBINED
@@ -96,6 +98,8 @@ class SearchSettings:
             raise UserError(f"--finalists {self.finalists}: a study ends with at least 1")
         if self.finalist_heal_steps < 0:
             raise UserError(f"--heal-steps {self.finalist_heal_steps}: not fewer than 0")
+        if self.trial_heal_steps < 0:
+            raise UserError(f"--trial-heal-steps {self.trial_heal_steps}: not fewer than 0")
         if self.heal_rows < 1:
             raise UserError(f"--heal-rows {self.heal_rows}: a step of healing needs at least 1 row")
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
@@ -127,6 +131,7 @@ def comparability(settings: SearchSettings, size_range: SizeRange, *, model: str
         "seed": settings.seed,
         "pins": sorted(settings.pins),
         "rates": settings.rates,
+        "trial_heal_steps": settings.trial_heal_steps,
     }
 
 

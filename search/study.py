@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -26,14 +25,13 @@ _SETTINGS_KEY = "settings"
 _SQLITE = "sqlite:///"
 
 
-def open_study(settings: SearchSettings, shared: dict[str, Any], sampler: BaseSampler) -> optuna.Study:
+def open_study(settings: SearchSettings, shared: dict[str, Any]) -> optuna.Study:
     """The study of this name, made or taken up. Raises UserError where settings differ or the storage fails."""
     url = settings.storage or f"sqlite:///{settings.folder / 'study.db'}"
     with storage_errors(url):
         storage = _storage(url)
         study = optuna.create_study(
             storage=storage,
-            sampler=sampler,
             study_name=settings.study,
             directions=["minimize", "minimize"],
             load_if_exists=True,

@@ -15,15 +15,16 @@ from space.limits import Limits, allowed_options
 from space.plan import Heal, Plan, Sublayer
 from space.rates import Coded, Packed, rate_named
 
-HEAL_STEPS = (0, 25, 50)
+# For how many steps a trial heals at most; half of them and none are the other choices.
+HEAL_STEPS = 50
 HEAL_RANKS = (0, 8, 32)
 HEAL_RATES = (0.5, 1.0, 2.0)
 # Parameters of a sublayer: how much stays, in steps of `space.choices.sizes`, and the rate.
 _NAMES = {"attention": ("heads", "attention_rate"), "ffn": ("width", "ffn_rate")}
 
 
-def distributions(layout: Layout) -> dict[str, BaseDistribution]:
-    """The joint space: every name and range of `encode`'s parameters."""
+def distributions(layout: Layout, heal_steps: int = HEAL_STEPS) -> dict[str, BaseDistribution]:
+    """The joint space: every name and range of `encode`'s parameters, where trials heal for at most `heal_steps`."""
     space: dict[str, BaseDistribution] = {}
     rates = CategoricalDistribution(tuple(map(str, layout.rates)))
     for tower in layout.towers:
@@ -35,7 +36,7 @@ def distributions(layout: Layout) -> dict[str, BaseDistribution]:
     space |= {f"{table}.rate": rates for table in layout.tables}
     space[VOCABULARY] = IntDistribution(0, len(layout.vocabulary_sizes) - 1)
     space |= {
-        "heal_steps": CategoricalDistribution(HEAL_STEPS),
+        "heal_steps": CategoricalDistribution(sorted({0, heal_steps // 2, heal_steps})),
         "heal_rank": CategoricalDistribution(HEAL_RANKS),
         "heal_rate": CategoricalDistribution(HEAL_RATES),
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
@@ -16,6 +17,7 @@ from compress.importance import measure
 from compress.pipeline import Bank
 from compress.prune import removal_orders
 from compress.vocabulary import Curriculum
+from corpora.roles import BUNDLED
 from miniature.anatomy import make_model, make_processor, train_tokenizer
 from models.inputs import PROMPTS, TEXT_PROMPTS, Batch, Row, featurize, make_batch, make_row
 from models.loading import Source, load_source
@@ -24,6 +26,7 @@ from space.choices import choices, plan_of
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.rates import LADDERS, WHOLE
 
+ROLES = ("calibrate", "proxy", "select", "report")
 TARGETS = {"de": "Das Modell ist klein.", "zh": "模型很小。"}
 _TEXTS = [*TARGETS.values(), *PROMPTS.values(), *TEXT_PROMPTS.values()] * 50
 _SHAPE = {
@@ -79,6 +82,16 @@ def load_tiny(folder: Path, kind: str = "qwen2_audio") -> Source:
     ids = [token for text in TARGETS.values() for token in tokenizer(text).input_ids]
     vocabulary = source.vocabulary.counting(ids)
     return replace(source, vocabulary=vocabulary, layout=with_vocabulary(source.layout, vocabulary))
+
+
+def write_roles(folder: Path, counts: Sequence[int], columns: Sequence[str] | None = None) -> Path:
+    """The shortest utterances of each of the bundled corpus's `ROLES`: enough for the machinery."""
+    for role, count in zip(ROLES, counts, strict=True):
+        table = pq.read_table(BUNDLED / f"{role}.parquet")
+        lengths = [len(speech["bytes"]) for speech in table["audio"].to_pylist()]
+        shortest = sorted(range(len(lengths)), key=lambda i: lengths[i])[:count]
+        pq.write_table(table.take(sorted(shortest)).select(columns or table.column_names), folder / f"{role}.parquet")
+    return folder
 
 
 def make_bank(source: Source, batches: Iterable[Batch], lessons: Sequence[Lesson]) -> Bank:

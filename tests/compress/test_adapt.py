@@ -16,11 +16,11 @@ import launch
 import search.adapting
 from compress.adapt import METHODS, AdaptSettings, State, adapt, mean_loss
 from compress.checkpoint import folder_bytes
-from corpora.roles import BUNDLED, Corpus, open_corpus
+from corpora.roles import Corpus, open_corpus
 from models.inputs import Row
 from models.loading import load_source
 from space.errors import UserError
-from tests.tiny import TINY, load_tiny, tiny_rows, write_tiny, write_tiny_llama
+from tests.tiny import TINY, load_tiny, tiny_rows, write_roles, write_tiny, write_tiny_llama
 
 SETTINGS = {
     "lora": AdaptSettings("lora", steps=20, rank=4, peak_rate=1e-2, batch_rows=4, seed=3),
@@ -30,10 +30,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    for role, count in {"calibrate": 6, "proxy": 1, "select": 2, "report": 1}.items():
-        pq.write_table(pq.read_table(BUNDLED / f"{role}.parquet").slice(0, count), folder / f"{role}.parquet")
-    return folder
+    return write_roles(tmp_path_factory.mktemp("corpus"), (6, 1, 2, 1))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ import pytest
 
 import launch
 
+UNHEALED = ("--heal-steps", "0", "--trial-heal-steps", "0")
+
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +50,7 @@ def test_a_bank_is_made_once_and_goes_on_where_it_was_stopped(
 
 def test_a_search_finds_what_another_one_made(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     def search(study: str) -> list[float]:
-        assert (
-            launch.main(["--bin", "1", "--trials", "6", "--study", study, "--heal-steps", "0", *words, "--json"]) == 0
-        )
+        assert launch.main(["--bin", "1", "--trials", "6", "--study", study, *UNHEALED, *words, "--json"]) == 0
         summary = json.loads(capsys.readouterr().out)
         return [summary["champion"]["select_chrf"], summary["champion"]["bytes_on_disk"]]
 

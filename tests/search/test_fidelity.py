@@ -27,8 +27,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxies.fidelity._RESAMPLES", 50)
-    monkeypatch.setattr("search.fidelity.HEAL_STEPS", (0, 1))
-    command = ["fidelity", "--bin", "1", "--heal-steps", "1", *words, "--plans"]
+    command = ["fidelity", "--bin", "1", "--heal-steps", "1", "--trial-heal-steps", "4", *words, "--plans"]
 
     def run(plans: int) -> dict[str, Any]:
         assert launch.main([*command, str(plans), "--json"]) == 0
@@ -40,7 +39,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
 
     found = run(PLANS)
     running = [f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (8, 48)]
-    proxies = ["weight error", "gradient", *running, "healed 1 steps, chrF, 48"]
+    proxies = ["weight error", "gradient", *running, "healed 4 steps, chrF, 48"]
     assert list(dict.fromkeys(row["proxy"] for row in found["table"])) == proxies
     assert len(found["table"]) == len(proxies) * 4
     assert [plan["kind"] for plan in found["plans"]] == ["random", "near the front"] * (PLANS // 2)
@@ -61,7 +60,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     assert kept["plans"] == PLANS
     assert kept_fidelity(Path("studies/bin1"), "bin 4", shared) is None
     assert kept_fidelity(Path("studies/bin1"), again["range"], shared | {"model": "another"}) is None
-    assert list(kept["spearman"]) == ["divergence, 8", "divergence, 48", "healed 1 steps, chrF, 48"]
+    assert list(kept["spearman"]) == ["divergence, 8", "divergence, 48", "healed 4 steps, chrF, 48"]
     for proxy, found_ranks in kept["spearman"].items():
         assert found_ranks == [ranks["healed", proxy, group] for group in ("all", "best quarter")]
     before = files()

@@ -6,23 +6,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 import launch
 from compress.checkpoint import folder_bytes, load_checkpoint
-from corpora.roles import BUNDLED
-from tests.tiny import write_tiny_llama, write_tiny_qwen2
+from tests.tiny import write_roles, write_tiny_llama, write_tiny_qwen2
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus without audio."""
-    folder = tmp_path_factory.mktemp("texts")
-    for role, count in {"calibrate": 6, "proxy": 6, "select": 2, "report": 2}.items():
-        table = pq.read_table(BUNDLED / f"{role}.parquet").slice(0, count)
-        pq.write_table(table.drop_columns(["audio"]), folder / f"{role}.parquet")
-    return folder
+    return write_roles(tmp_path_factory.mktemp("texts"), (4, 4, 2, 2), ("id", "talk", "en", "de", "zh"))
 
 
 @pytest.mark.parametrize("write", [write_tiny_qwen2, write_tiny_llama])
@@ -35,7 +29,20 @@ def test_a_decoder_only_model_is_searched_end_to_end(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = write(tmp_path / "model")
-    words = ["--bin", "1", "--model", str(model), "--data", str(texts), "--heal-steps", "2", "--finalists", "1"]
+    words = [
+        "--bin",
+        "1",
+        "--model",
+        str(model),
+        "--data",
+        str(texts),
+        "--heal-steps",
+        "2",
+        "--trial-heal-steps",
+        "2",
+        "--finalists",
+        "1",
+    ]
     pins = ["--pin", "decoder.first:keep", "--pin", "embedding:bits>=4"]
     assert launch.main([*words, *pins, "--trials", "6"]) == 0
     summary = json.loads((tmp_path / "studies" / "bin1" / "summary.json").read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.loading import Source
-from search.baselines import narrowed, starts
+from search.baselines import losses_of, narrowed, starts
 from space.bins import bin_range
 from space.limits import Limits
 from space.plan import Heal, Plan
@@ -28,7 +28,7 @@ def _limits(source: Source, number: int) -> Limits:
 @pytest.mark.parametrize("trials", [5, 60, 200])
 def test_starts_are_inside_the_limits_and_come_once(source: Source, number: int, trials: int) -> None:
     limits = _limits(source, number)
-    found = starts(limits, source.vocabulary.coverage, Heal(4), trials)
+    found = starts(limits, losses_of(limits, source.vocabulary.coverage), Heal(4), trials)
     assert all(limits.hold(start.plan) for start in found)
     assert len({(start.kind, start.name) for start in found}) == len(found)
     grid = [start.plan for start in found if start.kind == "narrowed"]
