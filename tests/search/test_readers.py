@@ -29,20 +29,8 @@ def test_a_decoder_only_model_is_searched_end_to_end(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model = write(tmp_path / "model")
-    words = [
-        "--bin",
-        "1",
-        "--model",
-        str(model),
-        "--data",
-        str(texts),
-        "--heal-steps",
-        "2",
-        "--trial-heal-steps",
-        "2",
-        "--finalists",
-        "1",
-    ]
+    small = ("--heal-steps", "2", "--trial-heal-steps", "2", "--finalists", "1")
+    words = ["--bin", "1", "--model", str(model), "--data", str(texts), *small]
     pins = ["--pin", "decoder.first:keep", "--pin", "embedding:bits>=4"]
     assert launch.main([*words, *pins, "--trials", "6"]) == 0
     summary = json.loads((tmp_path / "studies" / "bin1" / "summary.json").read_text())

@@ -51,20 +51,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(model: Path, corpus: Path) -> list[str]:
-    return [
-        "--bin",
-        "2",
-        "--model",
-        str(model),
-        "--data",
-        str(corpus),
-        "--heal-steps",
-        "4",
-        "--trial-heal-steps",
-        "4",
-        "--finalists",
-        "2",
-    ]
+    small = ("--heal-steps", "4", "--trial-heal-steps", "4", "--finalists", "2")
+    return ["--bin", "2", "--model", str(model), "--data", str(corpus), *small]
 
 
 @pytest.fixture(scope="module")

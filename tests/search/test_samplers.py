@@ -1,0 +1,93 @@
+"""Samplers by name: what they propose is a plan inside the limits, the same each time, and policies are learnt from."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import optuna
+import pytest
+
+from models.loading import Source
+from search.baselines import losses_of
+from search.loop import suggest
+from search.samplers import SAMPLER_NAMES, sampler_named
+from space.bins import bin_range
+from space.errors import UserError
+from space.genes import HEAL_STEPS
+from space.limits import Limits
+from space.plan import Plan, removed_sublayers
+from tests.tiny import load_tiny
+
+TRIALS = 6
+# Optuna calls some of its samplers experimental.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def limits_of(source: Source) -> Limits:
+    return Limits(source.layout, bin_range(3, source.layout.source_bytes), source.fixed_bytes)
+
+
+def loss(limits: Limits, plan: Plan) -> float:
+    """Stands for 100 - chrF: what is removed, and what is coarse."""
+    return removed_sublayers(plan) + 1e5 / limits.bytes_of(plan)
+
+
+def run(limits: Limits, source: Source, name: str, trials: int, seed: int = 0) -> tuple[optuna.Study, list[Plan]]:
+    """Every other trial is pruned, as rungs do."""
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.sampler = sampler_named(name, limits, losses_of(limits, source.vocabulary.coverage), seed)
+    plans = []
+    for number in range(trials):
+        trial = study.ask()
+        plans.append(suggest(trial, limits.layout, HEAL_STEPS))
+        trial.set_user_attr("divergences", [loss(limits, plans[-1])])
+        trial.set_user_attr("bytes", limits.bytes_of(plans[-1]))
+        trial.set_user_attr("removed", removed_sublayers(plans[-1]))
+        if number % 2:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            study.tell(trial, [loss(limits, plans[-1]), limits.bytes_of(plans[-1])])
+    return study, plans
+
+
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+def test_proposals_are_plans_inside_the_limits_and_the_same_each_time(source: Source, name: str) -> None:
+    limits = limits_of(source)
+    study, plans = run(limits, source, name, TRIALS)
+    assert all(limits.hold(plan) for plan in plans)
+    assert len(set(plans)) > TRIALS // 2
+    assert plans == run(limits, source, name, TRIALS)[1]
+    assert plans != run(limits, source, name, TRIALS, seed=1)[1]
+    kept = [any(key.startswith("policy") for key in trial.user_attrs) for trial in study.trials]
+    assert kept == [name.startswith("policy")] * TRIALS
+
+
+def test_a_proposal_depends_on_the_trials_before_it_alone(source: Source) -> None:
+    """A run that was killed is taken up by another sampler of the same kind, which has seen nothing itself."""
+    limits = limits_of(source)
+    study, plans = run(limits, source, "policy", 16)
+    again = optuna.create_study(directions=["minimize", "minimize"])
+    again.add_trials(study.trials[:15])
+    again.sampler = sampler_named("policy", limits, losses_of(limits, source.vocabulary.coverage), 0)
+    assert suggest(again.ask(), limits.layout, HEAL_STEPS) == plans[15]
+
+
+def test_policies_are_learnt_from(source: Source) -> None:
+    limits = limits_of(source)
+    early, late = [], []
+    for seed in range(3):
+        _, plans = run(limits, source, "policy", 40, seed)
+        losses = [loss(limits, plan) for plan in plans]
+        early.append(fmean(losses[:12]))
+        late.append(fmean(losses[-12:]))
+    assert fmean(late) < 0.8 * fmean(early)
+
+
+def test_another_name_is_one_line(source: Source) -> None:
+    with pytest.raises(UserError, match="--sampler best: not one of policy"):
+        sampler_named("best", limits_of(source), {}, 0)
