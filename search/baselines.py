@@ -10,7 +10,7 @@ from space.allocate import allocate_plan
 from space.choices import WIDTH_STEPS, width_of
 from space.layout import Layout, Tower
 from space.limits import Limits
-from space.plan import REMOVED, Heal, Layer, Plan, uniform_plan
+from space.plan import NO_HEAL, REMOVED, Heal, Layer, Plan, uniform_plan
 from space.policy import Loss
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
@@ -60,9 +60,9 @@ def starts(limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int) 
     return [*simple, *allocated, *(Start("narrowed", name, plan) for name, plan in grid)]
 
 
-def least_loss_plan(limits: Limits, loss: Loss) -> Plan:
+def least_loss_plan(limits: Limits, loss: Loss, heal: Heal = NO_HEAL, gap: float = GAP) -> Plan:
     """The plan inside the limits whose options' losses have the least sum, to a proven gap."""
-    return allocate_plan(limits, lambda name, option: -loss(name, option), gap=GAP)[0]
+    return allocate_plan(limits, lambda name, option: -loss(name, option), gap=gap, heal=heal)[0]
 
 
 def baselines(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:

@@ -1,8 +1,8 @@
 """How well cheap scores rank: plans of a bin scored by every proxy at every rung, then carried out in full and scored.
 
-Every other plan is random, the others are near where a search ends: its first plans and neighbours of them. The full
-evaluation is chrF on the select role, unhealed and healed as finalists are, but without recombined utterances and
-whatever healing does; a study's report role stays closed.
+Every other plan is random, the others are near where a search ends: policies' plans, its first ones and neighbours of
+them. The full evaluation is chrF on the select role, unhealed and healed as finalists are, but without recombined
+utterances and whatever healing does; a study's report role stays closed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from compress.assembly import Assembled
 from compress.heal import Coach, HealSettings
 from compress.pipeline import compress
 from models.inputs import batches
-from models.loading import Source, pad_token, trimmed_processor
+from models.loading import pad_token, trimmed_processor
 from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Proxy, Tryout
-from search.baselines import losses_of, starts
+from search.banking import measured_sensitivities
+from search.baselines import least_loss_plan, losses_of, starts
 from search.finalists import Exam, mean_chrf, read_keyed, write_whole
 from search.locks import alone
 from search.opening import Opened, opened, workbench_of
 from search.progress import progress_on
-from search.samplers import trial_seed
+from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
 from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench
 from space import VERSION
@@ -44,6 +45,7 @@ from space.errors import UserError
 from space.genes import repair
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan
+from space.policy import Loss, multipliers, policy_loss
 
 _FEWEST_PLANS = 8
 # Options that a plan near the front and its neighbour differ in.
@@ -83,7 +85,9 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
     found = opened(settings.search)
     with alone(settings.folder, "--study"):
         workbench = workbench_of(settings.search, found, console)
-        plans = fidelity_plans(found.limits, found.source, settings.plans, settings.search.seed)
+        measured = measured_sensitivities(workbench, found.limits.layout, console).loss
+        losses = losses_of(found.limits, found.source.vocabulary.coverage, measured)
+        plans = fidelity_plans(found.limits, losses, settings.plans, settings.search.seed)
         examination = Examination(settings, found, workbench)
         rows = []
         with progress_on(console) as progress:
@@ -132,19 +136,25 @@ def _made_of(model: str, data: str) -> str:
     return f"|model {model}|data {data}|tightfit {VERSION}, format {FORMAT}"
 
 
-def fidelity_plans(limits: Limits, source: Source, count: int, seed: int) -> list[tuple[str, Plan]]:
-    """`count` unhealed plans inside the limits, no two the same, with the kind each is of; more begin with the same."""
-    losses = losses_of(limits, source.vocabulary.coverage)
+def fidelity_plans(limits: Limits, losses: Mapping[str, Loss], count: int, seed: int) -> list[tuple[str, Plan]]:
+    """`count` unhealed plans inside the limits, no two the same, with the kind each is of; more begin with the same.
+
+    Near the front are, in turns, what a study starts with and neighbours of that, and random policies' plans.
+    """
     first = [replace(start.plan, heal=NO_HEAL) for start in starts(limits, losses, NO_HEAL, 100)]
     # simple baselines come first among a study's, and are farthest from where it ends
     first = list(dict.fromkeys(reversed(first)))[:_NEAR]
+    shaped = policy_loss(limits.layout, list(losses.values())[-1])
     found: dict[Plan, str] = {}
     for number in range(_TRIES * count):
-        rng = random.Random(trial_seed(seed, number))
-        kind, turn = ("near the front", number // 2) if number % 2 else ("random", number)
-        if kind == "random":
-            plan = random_plans(limits, 1, trial_seed(seed, number))[0]
+        rng, turn = random.Random(trial_seed(seed, number)), number // 4
+        if number % 2 == 0:
+            kind, plan = "random", random_plans(limits, 1, trial_seed(seed, number))[0]
+        elif number % 4 == 1:
+            policy = {name: rng.uniform(*ends) for name, ends in multipliers(limits.layout).items()}
+            kind, plan = "policy", least_loss_plan(limits, shaped(policy), gap=POLICY_GAP)
         else:
+            kind = "near a start"
             plan = first[turn] if turn < len(first) else neighbour(limits, rng.choice(first), rng, _CHANGES)
         found.setdefault(plan, kind)
         if len(found) == count:

@@ -11,8 +11,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.baselines import least_loss_plan
 from search.rungs import SeenStudy
-from space.allocate import allocate_plan
 from space.errors import UserError
 from space.genes import HEAL_STEPS, decode, distributions, encode, repair
 from space.limits import Limits
@@ -26,7 +26,7 @@ POLICIES: dict[str, Callable[[int], BaseSampler]] = {
 }
 _FIRST_POLICIES = 12
 # Proven gap of a policy's plan: policies differ by more.
-_GAP = 1e-3
+POLICY_GAP = 1e-3
 # Propose plans, by name.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20),
@@ -135,8 +135,7 @@ class PolicySampler(PlanSampler):
                 known = create_trial(params=policy, distributions=self._multipliers, value=one.values[0])
                 policies.add_trial(known)
         policy = policies.ask(self._multipliers).params
-        shaped = self._shaped(policy)
-        plan, _ = allocate_plan(self._limits, lambda name, option: -shaped(name, option), gap=_GAP, heal=self._heal)
+        plan = least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
         return plan, {self._attribute: policy}
 
 

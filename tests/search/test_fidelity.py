@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import launch
+from search.baselines import losses_of
 from search.fidelity import fidelity_plans, kept_fidelity
 from space.bins import bin_range
 from space.limits import Limits
@@ -27,6 +28,8 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxies.fidelity._RESAMPLES", 50)
+    for count in ("_RATES", "_WIDTHS", "_SIZES"):
+        monkeypatch.setattr(f"proxies.sensitivity.{count}", 1)
     command = ["fidelity", "--bin", "1", "--heal-steps", "1", "--trial-heal-steps", "4", *words, "--plans"]
 
     def run(plans: int) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     proxies = ["weight error", "gradient", *running, "healed 4 steps, chrF, 48"]
     assert list(dict.fromkeys(row["proxy"] for row in found["table"])) == proxies
     assert len(found["table"]) == len(proxies) * 4
-    assert [plan["kind"] for plan in found["plans"]] == ["random", "near the front"] * (PLANS // 2)
+    assert [plan["kind"] for plan in found["plans"]] == ["random", "policy", "random", "near a start"] * (PLANS // 4)
     assert len({plan["key"] for plan in found["plans"]}) == PLANS
     first = files()
     assert len(first) == PLANS
@@ -80,12 +83,13 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
 def test_plans_are_distinct_and_inside_the_limits(tmp_path: Path) -> None:
     source = load_tiny(tmp_path)
     limits = Limits(source.layout, bin_range(2, source.layout.source_bytes), source.fixed_bytes)
-    plans = fidelity_plans(limits, source, 20, seed=1)
+    losses = losses_of(limits, source.vocabulary.coverage)
+    plans = fidelity_plans(limits, losses, 20, seed=1)
     assert len({plan for _, plan in plans}) == 20
     assert all(limits.hold(plan) and not plan.heal.steps for _, plan in plans)
-    assert plans == fidelity_plans(limits, source, 20, seed=1)
-    assert plans[:12] == fidelity_plans(limits, source, 12, seed=1)
-    assert plans != fidelity_plans(limits, source, 20, seed=2)
+    assert plans == fidelity_plans(limits, losses, 20, seed=1)
+    assert plans[:12] == fidelity_plans(limits, losses, 12, seed=1)
+    assert plans != fidelity_plans(limits, losses, 20, seed=2)
 
 
 @pytest.mark.parametrize(
