@@ -7,7 +7,6 @@ The folder's name says what it was made from. Every file appears whole; a damage
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from compress.importance import Behind, Measured
 from compress.predictions import Predictions, joined
 from compress.shelf import Shelf
 from models.inputs import Row
+from space.files import whole_file, write_whole
 
 _MEASURED = "measured.safetensors"
 _LESSONS = "lessons-{}.safetensors"
@@ -85,11 +85,7 @@ class BankFolder:
     def write_json(self, name: str, found: Any) -> None:
         if self.path is None:
             return
-        path = self.path / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(self.path / f"{name}.json", json.dumps(found, ensure_ascii=False), shared=True)
 
 
 def _write_facts(path: Path, facts: Facts) -> None:
@@ -158,11 +154,9 @@ def _read_lessons(path: Path, rows: Sequence[Row]) -> list[Lesson] | None:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, temporary, metadata={"about": json.dumps(about)})
-    temporary.replace(path)
+    with whole_file(path, shared=True) as temporary:
+        save_file(whole, temporary, metadata={"about": json.dumps(about)})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from space.files import write_whole
+
 DATA = "data.bin"
 _PROGRESS = "progress.json"
 
@@ -48,12 +50,8 @@ class Ledger:
         if states is not None:
             found = replace(found, behind=len(found.done))
             found = replace(found, shapes=write_states(found._states(found.behind), states))
-        temporary = self.folder / f".{_PROGRESS}.tmp"
-        with temporary.open("wb") as file:
-            fields = {"key": found.key, "done": found.done, "shapes": found.shapes, "behind": found.behind}
-            file.write(json.dumps(fields).encode())
-            flush(file)
-        temporary.replace(self.folder / _PROGRESS)
+        fields = {"key": found.key, "done": found.done, "shapes": found.shapes, "behind": found.behind}
+        write_whole(self.folder / _PROGRESS, json.dumps(fields))
         if found.behind != self.behind:
             self._states(self.behind).unlink(missing_ok=True)
         return found

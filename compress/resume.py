@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from space.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,8 @@ class TrainingFile:
 
     def write(self, step: int, best: float, tensors: dict[str, Tensor]) -> None:
         """Replaces the state."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        save_file(tensors, temporary, metadata={"key": self.key, "step": str(step), "best": repr(best)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        with whole_file(self.path) as temporary:
+            save_file(tensors, temporary, metadata={"key": self.key, "step": str(step), "best": repr(best)})
 
 
 def state_of(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, best: list[Tensor]) -> dict[str, Tensor]:

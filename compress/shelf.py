@@ -25,6 +25,7 @@ from torch import Tensor
 from compress.coding import CodedMatrix
 from compress.quantize import PackedMatrix
 from compress.units import Matrix
+from space.files import whole_file
 from space.rates import Packed
 
 # Files are weighed again once this share of what they may take has been added.
@@ -114,12 +115,9 @@ class Shelf:
     def _write(self, name: str, piece: Piece) -> None:
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         tensors, about = _packed(piece)
-        path = self._path(name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, temporary, metadata={"piece": json.dumps(about)})
-        temporary.replace(path)
+        with whole_file(self._path(name), shared=True) as temporary:
+            save_file(tensors, temporary, metadata={"piece": json.dumps(about)})
         self._added_bytes += piece.size_bytes
         if self._added_bytes > _WEIGHED_AFTER * self.most_bytes:
             self._added_bytes = 0

@@ -21,12 +21,12 @@ from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
 from models.loading import FIXED_FILES, load_source, read_layout
 from models.reference import resolve_model
-from search.finalists import write_whole
 from search.locks import alone
 from search.progress import progress_on
 from search.settings import check_directions, model_fingerprint
 from search.workbench import by_turns, make_rows
 from space.errors import UserError, first_line
+from space.files import write_whole
 
 RESULT, STATE = "adapted.json", "state.json"
 FORMAT = 1

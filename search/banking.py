@@ -19,13 +19,13 @@ from corpora.roles import DIRECTIONS, open_corpus
 from models.loading import load_source
 from models.reference import resolve_model
 from proxies.sensitivity import Sensitivities, points
-from search.finalists import write_whole
 from search.progress import progress_on
 from search.settings import BANK_SIZE, check_directions, model_fingerprint
 from search.workbench import Workbench, counted, make_workbench, sensitivities
 from space.bins import bytes_of
 from space.choices import VOCABULARY, choices, plan_of
 from space.errors import UserError
+from space.files import write_whole
 from space.layout import Layout
 from space.plan import Sublayer
 from space.rates import LADDERS
@@ -60,7 +60,7 @@ def open_bank(bank: Path, size: str, *, model: str, data: str, languages: Sequen
     if bank.exists() and not bank.is_dir():
         raise UserError(f"--bank {bank}: is a file; give a folder")
     if not (folder / _ABOUT).exists():
-        write_whole(folder / _ABOUT, text)
+        write_whole(folder / _ABOUT, text, shared=True)
     return BankFolder(folder, Shelf(folder / _PIECES, most_bytes))
 
 

@@ -32,7 +32,7 @@ from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Proxy, Tryout
 from search.banking import measured_sensitivities
 from search.baselines import least_loss_plan, losses_of, starts
-from search.finalists import Exam, mean_chrf, read_keyed, write_whole
+from search.finalists import Exam, mean_chrf, read_keyed
 from search.locks import alone
 from search.opening import Opened, opened, workbench_of
 from search.progress import progress_on
@@ -42,6 +42,7 @@ from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
+from space.files import write_whole
 from space.genes import repair
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan

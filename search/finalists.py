@@ -21,6 +21,7 @@ from models.loading import Source
 from scoring.metrics import Scores, score
 from scoring.translate import DECODING, translate
 from search.workbench import Workbench
+from space.files import write_whole
 from space.fill import filled
 from space.genes import decode
 from space.limits import Limits
@@ -182,11 +183,3 @@ def mean_chrf(scores: dict[str, dict[str, Any]]) -> float:
     """Mean over directions: what the champion is chosen by."""
     total: float = sum(direction["chrf"] for direction in scores.values())
     return total / len(scores)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

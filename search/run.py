@@ -19,7 +19,7 @@ from models.loading import Source
 from search.banking import measured_sensitivities
 from search.baselines import losses_of, starts
 from search.fidelity import kept_fidelity
-from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores, write_whole
+from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores
 from search.loop import Terms, run_trials
 from search.opening import opened, workbench_of
 from search.progress import progress_on
@@ -30,6 +30,7 @@ from search.study import driver_lock, open_study, storage_errors
 from search.workbench import SIGNATURE, Workbench, with_recombined
 from space import VERSION
 from space.bins import format_bytes
+from space.files import write_whole
 from space.limits import Limits
 from space.plan import Heal
 

@@ -1,0 +1,33 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Where to write what then appears at `path`, with the folders above it.
+
+    It is flushed to the disk first, so that a power failure leaves it whole, too. One that is `shared` is not, it can
+    be made again; but several processes may write it at once, and the last one's stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid() if shared else 'tmp'}")
+    try:
+        yield temporary
+        if not shared:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, *, shared: bool = False) -> None:
+    """Writes a text in UTF-8."""
+    with whole_file(path, shared=shared) as temporary:
+        temporary.write_text(text, encoding="utf-8")
