@@ -335,7 +335,9 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     search.add_argument("--study", help="name of the study; default: after the bin")
     search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
     search.add_argument("--sampler", default="policy", help=f"one of {', '.join(SAMPLER_NAMES)} (%(default)s)")
-    search.add_argument("--finalists", type=int, default=3, help="Pareto-optimal trials evaluated fully (%(default)s)")
+    search.add_argument(
+        "--finalists", type=int, default=3, help="trials evaluated fully, best chrF first (%(default)s)"
+    )
     _add_trial_heal_steps(search)
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument(

@@ -1,4 +1,4 @@
-"""The dearest proxy: chrF of a few greedy translations, which teacher-forced scores do not see coming."""
+"""The dearest of cheap scores: chrF of a few greedy translations, which teacher-forced scores do not see coming."""
 
 from __future__ import annotations
 

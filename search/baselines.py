@@ -54,7 +54,7 @@ def starts(limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int) 
     allocated = []
     for values, loss in losses.items():
         plan = least_loss_plan(limits, loss)
-        healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in (heal.steps, 0)]
+        healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in dict.fromkeys((heal.steps, 0))]
         allocated += [Start("allocator", f"{values}, {one.heal.steps} heal steps", one) for one in healed]
     grid = islice(narrowed(limits, heal), min(_MOST_NARROWED, trials // 10))
     return [*simple, *allocated, *(Start("narrowed", name, plan) for name, plan in grid)]

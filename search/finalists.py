@@ -16,9 +16,9 @@ from compress.checkpoint import load_translator, write_checkpoint
 from compress.heal import Coach, HealSettings
 from compress.pipeline import Compressed, compress
 from compress.resume import TrainingFile
-from corpora.roles import DIRECTIONS, Corpus, Example
+from corpora.roles import DIRECTIONS, Corpus
 from models.loading import Source
-from scoring.metrics import Scores, score
+from scoring.metrics import score
 from scoring.translate import DECODING, translate
 from search.workbench import Workbench
 from space.files import write_whole
@@ -30,8 +30,6 @@ from space.rates import Coded
 from space.size import plan_parameters, units
 
 RESULT = "result.json"
-# Promise: where rates are coded, a checkpoint takes no less than this share of what was predicted, and no more than it.
-_LEAST_OF_PREDICTED = 0.995
 
 
 @dataclass(frozen=True)
@@ -45,21 +43,13 @@ class Exam:
 
     def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
         """BLEU, chrF and signatures by direction on a role."""
-        return {
-            direction: {
-                **scores.to_dict(),
-                "signatures": [*scores.signatures, f"decoding|{DECODING}", f"{role} role of data {self.data}"],
-            }
-            for direction, scores in self.scored(model, processor, self.corpus.examples(role)).items()
-        }
-
-    def scored(self, model: Any, processor: Any, examples: Sequence[Example]) -> dict[str, Scores]:
-        """Scores of the translations of some examples by direction."""
-        found = {}
+        examples, found = self.corpus.examples(role), {}
         for direction in self.directions:
             language = DIRECTIONS[direction]
             hypotheses = translate(model, processor, examples, language, batch_size=self.batch_size)
-            found[direction] = score(hypotheses, [example.references[language] for example in examples], language)
+            scores = score(hypotheses, [example.references[language] for example in examples], language)
+            signatures = [*scores.signatures, f"decoding|{DECODING}", f"{role} role of data {self.data}"]
+            found[direction] = {**scores.to_dict(), "signatures": signatures}
         return found
 
 
@@ -111,8 +101,10 @@ def examine(
     file = TrainingFile(folder / "healing", key)
     done = heal_in_full(workbench(), plan, Coach(trial.user_attrs["seed"], healing, progress, file=file))
     on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
-    least = _LEAST_OF_PREDICTED * predicted if _coded(source, plan) else predicted
-    assert least <= on_disk <= predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
+    # coded matrices may leave some unused: tables of few values, whose entropy jumps from step to step, most of all
+    assert on_disk == predicted or (on_disk < predicted and _coded(source, plan)), (
+        f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
+    )
     assert limits.size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of the range"
     model, processor = load_translator(folder / "model")
     result = {

@@ -33,6 +33,8 @@ DIVERGENCES, SECONDS, BYTES, REMOVED = "divergences", "seconds", "bytes", "remov
 class Score(NamedTuple):
     """What a trial has at a rung: divergence (nats a token), grains of bytes, and how many sublayers are removed.
 
+    Of ended trials the loss after healing may stand in the divergence's place.
+
     Of two plans that are as close, the one with more sublayers is closer once it is healed for long (decision 0015).
     """
 
@@ -128,17 +130,16 @@ def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
 
     On the log of the divergence at the last rung reached and how many sublayers are removed, both with their squares:
     how close a plan is, how much it keeps, and that too little of either is lost (decision 0016); and on the steps of
-    healing. None where no trial is complete, none of those without a score.
+    healing. Nothing where no trial is complete, and nothing of trials without a score.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and DIVERGENCES in trial.user_attrs]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and _scored(trial)]
     found: dict[int, float] = {}
     for rung in range(len(SURVIVAL)) if complete else ():
-        reached = [
+        known = [
             (i, trial)
             for i, trial in enumerate(trials)
-            if trial.state == TrialState.PRUNED and len(trial.user_attrs.get(DIVERGENCES, ())) == rung + 1
+            if trial.state == TrialState.PRUNED and _scored(trial) and len(trial.user_attrs[DIVERGENCES]) == rung + 1
         ]
-        known = [(i, trial) for i, trial in reached if not math.isnan(trial.user_attrs[DIVERGENCES][rung])]
         if not known:
             continue
         table = np.array([_features(trial, rung) for trial in [*complete, *(trial for _, trial in known)]])
@@ -146,6 +147,12 @@ def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
         guessed = ridge(table[: len(complete)], losses, table[len(complete) :])
         found |= {i: float(loss) for (i, _), loss in zip(known, np.clip(guessed, 0, 100), strict=True)}
     return found
+
+
+def _scored(trial: FrozenTrial) -> bool:
+    """Whether a trial has divergences, and all of them are numbers."""
+    found = trial.user_attrs.get(DIVERGENCES, ())
+    return bool(found) and all(map(math.isfinite, found))
 
 
 def _features(trial: FrozenTrial, rung: int) -> list[float]:

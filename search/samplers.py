@@ -19,12 +19,15 @@ from space.limits import Limits
 from space.plan import Heal, Plan
 from space.policy import Loss, multipliers, policy_loss
 
+# Policies at random before any is learnt from: about as many as there are multipliers.
+_FIRST_POLICIES = 12
+# How often a policy is proposed whose plan was tried, and how far apart the seeds of proposals are.
+_TRIES, _NEXT_SEED = 8, 15_485_863
 # Propose policies, by name.
 POLICIES: dict[str, Callable[[int], BaseSampler]] = {
     "policy": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=_FIRST_POLICIES),
     "policy-gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_FIRST_POLICIES),
 }
-_FIRST_POLICIES = 12
 # Proven gap of a policy's plan: policies differ by more.
 POLICY_GAP = 1e-3
 # Propose plans, by name.
@@ -42,7 +45,7 @@ class PlanSampler(BaseSampler):
     """Hands out the parameters of whole plans inside the limits.
 
     A proposal depends on the seed, the trial's number and the trials before it alone, so that a run that was killed and
-    taken up proposes what an undisturbed one does.
+    taken up proposes what an undisturbed one does; quasi-random points (qmc) are counted, and a kill may skip one.
     """
 
     def __init__(self, limits: Limits, seed: int, heal_steps: int) -> None:
@@ -105,7 +108,9 @@ class PolicySampler(PlanSampler):
     """Lets a sampler of Optuna's propose policies, which the exact allocator makes plans of.
 
     `loss`, whose name is `basis`, is what options cost before a policy says otherwise. Policies are compared by the
-    loss of their plans alone: an allocator's plan fills the bound. Plans are healed for as long as trials can.
+    loss of their plans alone: an allocator's plan fills the bound. The policy of nothing but zeros is known from the
+    study's first trials. Plans are healed for as long as trials can; one that was tried is not proposed again, if
+    others can be found.
     """
 
     def __init__(
@@ -126,16 +131,23 @@ class PolicySampler(PlanSampler):
         self._multipliers: dict[str, BaseDistribution] = {
             name: FloatDistribution(*ends) for name, ends in multipliers(limits.layout).items()
         }
+        self._none = dict.fromkeys(self._multipliers, 0.0)
+        self._start = encode(least_loss_plan(limits, loss, self._heal), limits.layout)
 
     def _proposed(self, study: Study, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
-        policies = create_study(sampler=self._make_inner(seed))
-        for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if self._attribute in one.user_attrs:
-                policy = one.user_attrs[self._attribute]
-                known = create_trial(params=policy, distributions=self._multipliers, value=one.values[0])
-                policies.add_trial(known)
-        policy = policies.ask(self._multipliers).params
-        plan = least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
+        policies = create_study()
+        trials = study.get_trials(deepcopy=False)
+        for one in trials:
+            policy = self._none if one.params == self._start else one.user_attrs.get(self._attribute)
+            if policy is not None and one.state == TrialState.COMPLETE:
+                policies.add_trial(create_trial(params=policy, distributions=self._multipliers, value=one.values[0]))
+        tried = [one.params for one in trials]
+        for again in range(_TRIES):
+            policies.sampler = self._make_inner((seed + again * _NEXT_SEED) % 2**32)
+            policy = policies.ask(self._multipliers).params
+            plan = least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
+            if encode(plan, self._limits.layout) not in tried:
+                break
         return plan, {self._attribute: policy}
 
 

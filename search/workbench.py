@@ -9,6 +9,7 @@ from functools import cache
 from itertools import zip_longest
 from typing import Any
 
+import sacrebleu
 from transformers import PreTrainedModel
 
 from compress.assembly import Assembler
@@ -29,7 +30,7 @@ from proxies.prefixes import Prefixes
 from proxies.sensitivity import Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
 from proxies.translations import Translations
-from scoring.translate import most_tokens, translate
+from scoring.translate import DECODING, most_tokens, translate
 from space.layout import Layout
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
@@ -41,7 +42,10 @@ _MOMENT_ROWS = 1024
 TRIAL_TOLERANCE = 0.03
 # Utterances of the proxy role that the first two rungs score; as many as the second scores are translated in the last.
 RUNG_UTTERANCES = (8, 48)
-SIGNATURE = f"100 - chrF2 after healing|KL(source||candidate) before|{RUNG_UTTERANCES} utterances of the proxy role"
+SIGNATURE = (
+    f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing, {DECODING}|KL(source||candidate) before"
+    f"|{RUNG_UTTERANCES} utterances of the proxy role"
+)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Where to write what then appears at `path`, with the folders above it.
 
-    It is flushed to the disk first, so that a power failure leaves it whole, too. One that is `shared` is not, it can
-    be made again; but several processes may write it at once, and the last one's stays.
+    It is flushed to the disk first, so that a power failure leaves it whole, too. A file that is `shared` is not
+    flushed, since it can be made again; several processes may write it at once, and the last one's stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid() if shared else 'tmp'}")

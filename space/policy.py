@@ -1,4 +1,4 @@
-"""Policies: a dozen multipliers of what options cost, between which and the best plan for them stands the allocator.
+"""Policies: some ten multipliers of what options cost, between which and the best plan for them stands the allocator.
 
 A sensitivity says what an option costs when it alone is changed and nothing is healed. Multipliers say in what that
 misleads: how much dearer removal is than it looks, how much gentler narrowing, which tower and which end of it matters.

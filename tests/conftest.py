@@ -7,6 +7,7 @@ processes, each of them, and what it starts, has one thread.
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from hypothesis import settings
 from compress.pipeline import Bank
 from models.loading import Source
 from tests.tiny import TINY, load_tiny, tiny_bank
+
+# A shell's background job ignores Ctrl-C, and so would everything it starts; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

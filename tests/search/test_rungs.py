@@ -92,19 +92,20 @@ def test_a_pruned_trial_is_seen_with_what_it_would_have_come_to() -> None:
     for number in range(20):
         # closer is better, and so is keeping more
         add(study, number, [2.0**number, 2.0**number], 20.0 + 2 * number + number % 3, removed=number % 3)
+    add(study, 98, [math.nan, math.nan], 99.0)
     add(study, 20, [2.0**5], None, removed=0)
     add(study, 21, [2.0**5], None, removed=2)
     add(study, 22, [2.0**5, 2.0**15], None, removed=0)
     add(study, 23, [math.nan], None)
     add(study, 24, [2.0**30, 2.0**90], None)
     seen = SeenStudy(study).get_trials()
-    assert [trial.state for trial in seen[20:]] == [*[TrialState.COMPLETE] * 3, TrialState.PRUNED, TrialState.COMPLETE]
-    losses = [trial.values[0] for trial in seen[20:23]]
+    assert [trial.state for trial in seen[21:]] == [*[TrialState.COMPLETE] * 3, TrialState.PRUNED, TrialState.COMPLETE]
+    losses = [trial.values[0] for trial in seen[21:24]]
     assert losses == pytest.approx([30, 32, 50], abs=1)
-    assert seen[24].values[0] == 100, "no loss is larger"
-    assert [trial.values[1] for trial in seen[20:23]] == [900] * 3
-    assert [trial.state for trial in study.trials[20:]] == [TrialState.PRUNED] * 5
-    assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [23]
+    assert seen[25].values[0] == 100, "no loss is larger"
+    assert [trial.values[1] for trial in seen[21:24]] == [900] * 3
+    assert [trial.state for trial in study.trials[21:]] == [TrialState.PRUNED] * 5
+    assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [24]
     assert [score.divergence for score in rung_scores(study.trials, 1000)[1][-2:]] == [2.0**15, 2.0**90]
 
 
