@@ -12,8 +12,9 @@ from search.baselines import losses_of
 from search.loop import suggest
 from search.samplers import SAMPLER_NAMES, sampler_named
 from space.bins import bin_range
+from space.choices import sizes
 from space.errors import UserError
-from space.genes import HEAL_STEPS
+from space.genes import HEAL_STEPS, decode, distributions
 from space.limits import Limits
 from space.plan import Plan, removed_sublayers
 from tests.tiny import load_tiny
@@ -75,6 +76,27 @@ def test_a_proposal_depends_on_the_trials_before_it_alone(source: Source) -> Non
     again.add_trials(study.trials[:15])
     again.sampler = sampler_named("policy", limits, losses_of(limits, source.vocabulary.coverage), 0)
     assert suggest(again.ask(), limits.layout, HEAL_STEPS) == plans[15]
+
+
+def test_a_trial_that_was_killed_between_two_parameters_keeps_its_plan(source: Source) -> None:
+    """Though what options cost is known better by then, so that the sampler would propose another."""
+    limits = limits_of(source)
+    losses = losses_of(limits, source.vocabulary.coverage)
+    study, _ = run(limits, source, "policy", TRIALS)
+    killed = study.ask()
+    first = next(iter(distributions(limits.layout)))
+    killed.suggest_int(first, 0, len(sizes(limits.layout.towers[0], "attention")) - 1)
+    proposed = decode(study.trials[killed.number].system_attrs["fixed_params"], limits.layout)
+    measured = {**losses, "sensitivities": lambda name, option: losses["prior values"](name, option) ** 0.5}
+    study.sampler = sampler_named("policy", limits, measured, 0)
+    assert suggest(optuna.Trial(study, killed._trial_id), limits.layout, HEAL_STEPS) == proposed
+    assert suggest(study.ask(), limits.layout, HEAL_STEPS) != proposed
+
+
+def test_no_plan_is_proposed_twice(source: Source) -> None:
+    limits = limits_of(source)
+    _, plans = run(limits, source, "policy", 24)
+    assert len(set(plans)) == len(plans)
 
 
 def test_policies_are_learnt_from(source: Source) -> None:

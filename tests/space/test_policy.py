@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,13 +37,14 @@ def test_no_multiplier_leaves_losses_as_they_are(asked: tuple[str, Option]) -> N
         ("ffn.width", lambda name, option: name.endswith("ffn") and option.kept),
         ("attention.width", lambda name, option: name.endswith("attention") and option.kept),
         ("encoder.ffn", lambda name, _: name.startswith("encoder") and name.endswith("ffn")),
+        ("encoder.attention", lambda name, _: name.startswith("encoder") and name.endswith("attention")),
+        ("decoder.ffn", lambda name, _: name.startswith("decoder") and name.endswith("ffn")),
         ("decoder.attention", lambda name, _: name.startswith("decoder") and name.endswith("attention")),
         ("tables", lambda name, _: name == "lm_head"),
         (VOCABULARY, lambda name, _: name == VOCABULARY),
     ],
 )
-def test_a_multiplier_makes_dearer_what_it_is_about(multiplier: str, changed: object) -> None:
-    assert callable(changed)
+def test_a_multiplier_makes_dearer_what_it_is_about(multiplier: str, changed: Callable[[str, Any], bool]) -> None:
     dearer = shaped({**NONE, multiplier: 1.0})
     for name in NAMES:
         options = choices(LAYOUT)[name]
@@ -50,6 +54,8 @@ def test_a_multiplier_makes_dearer_what_it_is_about(multiplier: str, changed: ob
             narrower = not isinstance(option, Sublayer) or not isinstance(whole, Sublayer) or option.kept < whole.kept
             about = changed(name, option) and (narrower or not multiplier.endswith("width"))
             assert (after > before * (1 + 1e-9)) == (about and before > 0), (name, option)
+            if about and "." in multiplier and not multiplier.endswith("width"):
+                assert after == pytest.approx(2 * before)
 
 
 def test_a_tilt_makes_later_layers_dearer_and_earlier_ones_cheaper() -> None:
@@ -58,6 +64,13 @@ def test_a_tilt_makes_later_layers_dearer_and_earlier_ones_cheaper() -> None:
     assert tilted("encoder.0.ffn", option) == pytest.approx(LOSS("encoder.0.ffn", option) / 2)
     assert tilted("encoder.31.ffn", option) == pytest.approx(LOSS("encoder.31.ffn", option) * 2)
     assert tilted("decoder.31.ffn", option) == pytest.approx(LOSS("decoder.31.ffn", option))
+
+
+def test_a_power_makes_many_small_losses_cheaper_than_a_large_one() -> None:
+    squared = shaped({**NONE, "power": 1.0})
+    for name in NAMES:
+        for option in choices(LAYOUT)[name][::7]:
+            assert squared(name, option) == pytest.approx(LOSS(name, option) ** 2)
 
 
 @given(POLICIES, st.sampled_from(NAMES[:4]))
