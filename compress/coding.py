@@ -84,8 +84,11 @@ def code_matrix(
     """
     at_rate = priced(hessian, 8 * most_bytes / max(1, weight.numel()), pricing)
     target = _Target(weight, at_rate, even=False)
-    # exponents of rows and columns may be too much for a small matrix
-    found = _search(target, most_bytes, tolerance) or _search(replace(target, even=True), most_bytes, tolerance)
+    found = _search(target, most_bytes, tolerance)
+    if found is None or found.size_bytes() < (1 - tolerance) * most_bytes:
+        # exponents are too much for a small matrix, or the entropy of few values jumps from step to step
+        even = _search(replace(target, even=True), most_bytes, tolerance)
+        found = max(filter(None, (found, even)), key=CodedMatrix.size_bytes, default=None)
     return found or replace(target, even=True).with_step(4.0 * float(weight.abs().max()) + 1e-30)
 
 

@@ -109,3 +109,14 @@ def test_rows_are_rescaled_as_finely_as_the_bytes_allow(allowed: float) -> None:
     wanted = found.values() * factors[:, None]
     if allowed == 1.0:
         assert (again.values() - wanted).norm() < 0.2 * (found.values() - wanted).norm()
+
+
+def test_a_table_of_few_values_fills_its_bytes() -> None:
+    """Sinusoidal positions, as the encoder has them: with steps by column their entropy jumps."""
+    positions, frequencies = torch.arange(200.0)[:, None], torch.exp(-torch.arange(96) * 9.2 / 95)
+    table = torch.cat([(positions * frequencies).sin(), (positions * frequencies).cos()], 1)
+    tokens = Hessian(torch.rand(200, generator=torch.Generator().manual_seed(0)) + 0.1)
+    for bits in (1.4, 2.0):
+        most_bytes = round(bits * table.numel() / 8) + 50
+        coded = code_matrix(table, tokens, most_bytes)
+        assert 0.97 * most_bytes <= coded.size_bytes() <= most_bytes
