@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 # Tests run in this many processes, file by file.
 WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 BENCHMARKS = miniature bytes allocate coding pruning depth
 
 .PHONY: venv search test check bench bench-gptqmodel miniature
@@ -18,14 +19,14 @@ search: venv
 	$(BIN)/python launch.py --bin 3 --trials 200
 
 test: venv
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 bench: venv
 	for bench in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$bench || exit 1; done

@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -23,10 +23,9 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from compress.assembly import Assembled
-from compress.heal import Coach, HealSettings
-from compress.pipeline import compress
+from compress.heal import HealSettings
 from models.inputs import batches
-from models.loading import pad_token, trimmed_processor
+from models.loading import pad_token
 from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Proxy, Tryout
@@ -38,7 +37,7 @@ from search.opening import Opened, opened, workbench_of
 from search.progress import progress_on
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
-from search.workbench import RUNG_UTTERANCES, TRIAL_TOLERANCE, Workbench
+from search.workbench import RUNG_UTTERANCES, Workbench
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
@@ -185,7 +184,6 @@ class Examination:
     settings: FidelitySettings
     opened: Opened
     workbench: Workbench
-    _processors: dict[int, Any] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def signature(self) -> str:
@@ -210,7 +208,7 @@ class Examination:
         candidate = self.workbench.assembler.assembled(plan)
         # what all proxies share is not among anyone's seconds
         self.workbench.prefixes.divergence(candidate, plan.vocabulary, len(RUNG_UTTERANCES) - 1)
-        self.processor(plan.vocabulary)
+        self.workbench.processor(plan.vocabulary)
         _ = self.gradient_error
         cheap: dict[str, dict[str, float]] = {}
         for name, (proxy, rung) in self.proxies.items():
@@ -221,28 +219,17 @@ class Examination:
         for name, healed in FULL.items():
             started = time.monotonic()
             whole = replace(plan, heal=Heal(self.settings.search.finalist_heal_steps))
-            model = self._healed(whole, self.healing) if healed else candidate.model
+            model = self.workbench.healed(whole, self.settings.search.seed, self.healing) if healed else candidate.model
             score = self._full(model, plan.vocabulary)
             full[name] = {"score": score, "seconds": time.monotonic() - started}
         found = {"key": key, "kind": kind, "bytes": self.opened.limits.bytes_of(plan), "cheap": cheap, "full": full}
         write_whole(path, json.dumps(found, indent=1))
         return found
 
-    def _healed(self, plan: Plan, healing: HealSettings) -> PreTrainedModel:
-        workbench, seed = self.workbench, self.settings.search.seed
-        coach = Coach(seed, healing)
-        return compress(workbench.source, plan, workbench.bank, seed=seed, coach=coach, tolerance=TRIAL_TOLERANCE).model
-
     def _full(self, model: PreTrainedModel, vocabulary: int) -> float:
         """100 less the mean chrF over directions on the select role."""
         exam = Exam(self.opened.corpus, self.settings.search.directions, self.opened.data)
-        return 100 - mean_chrf(exam.scores(model, self.processor(vocabulary), "select"))
-
-    def processor(self, vocabulary: int) -> Any:
-        """The processor of a checkpoint in which so many tokens stay."""
-        if vocabulary not in self._processors:
-            self._processors[vocabulary] = trimmed_processor(self.opened.source, vocabulary)
-        return self._processors[vocabulary]
+        return 100 - mean_chrf(exam.scores(model, self.workbench.processor(vocabulary), "select"))
 
     @cached_property
     def deviations(self) -> Deviations:

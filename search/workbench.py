@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from compress.assembly import Assembler
 from compress.facts import BankFolder, Facts
-from compress.heal import make_lessons
+from compress.heal import Coach, HealSettings, make_lessons
 from compress.importance import measure
 from compress.pipeline import Bank, compress
 from compress.prune import removal_orders
@@ -40,6 +40,8 @@ _TRANSLATED_AT_ONCE = 48
 _MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
 TRIAL_TOLERANCE = 0.03
+# How a trial heals.
+TRIAL_HEALING = HealSettings()
 # Utterances of the proxy role that the first two rungs score; as many as the second scores are translated in the last.
 RUNG_UTTERANCES = (8, 48)
 SIGNATURE = (
@@ -62,7 +64,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Workbench:
-    """Everything a trial needs; made once, shared by all trials; `findings` say what is odd about its inputs."""
+    """Everything a trial needs; made once, shared by all trials; `findings` say what is odd about its inputs.
+
+    `processor` gives that of a checkpoint in which so many tokens stay.
+    """
 
     source: Source
     folder: BankFolder = field(repr=False)
@@ -71,6 +76,7 @@ class Workbench:
     prefixes: Prefixes
     proxy: Curriculum = field(repr=False)
     select: Curriculum = field(repr=False)
+    processor: Callable[[int], Any] = field(repr=False)
     translations: Translations = field(repr=False)
     rows_an_utterance: int = 2
     findings: tuple[str, ...] = ()
@@ -99,9 +105,10 @@ class Workbench:
         loss = self.translations(model, plan.vocabulary, RUNG_UTTERANCES[-1])
         return Evaluation(tuple(divergences), (*seconds, time.monotonic() - started), loss)
 
-    def healed(self, plan: Plan, seed: int) -> PreTrainedModel:
-        """A plan carried out with its steps of healing, as trials do."""
-        return compress(self.source, plan, self.bank, seed=seed, tolerance=TRIAL_TOLERANCE).model
+    def healed(self, plan: Plan, seed: int, healing: HealSettings = TRIAL_HEALING) -> PreTrainedModel:
+        """A plan carried out with its steps of healing; coded as closely as trials are."""
+        coach = Coach(seed, healing)
+        return compress(self.source, plan, self.bank, seed=seed, coach=coach, tolerance=TRIAL_TOLERANCE).model
 
 
 def make_workbench(
@@ -131,14 +138,27 @@ def make_workbench(
     bank = Bank(found.measured.hessians, found.orders, found.measured.behind, calibrate)
     assembler = Assembler(source, bank, folder.shelf, TRIAL_TOLERANCE)
     prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages))
-    translations = _translations(source, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
-    findings = found.measured.findings
-    return Workbench(source, folder, bank, assembler, prefixes, proxy, select, translations, len(languages), findings)
-
-
-def _translations(source: Source, examples: Sequence[Example], languages: Sequence[str]) -> Translations:
-    """What says how well a model translates the first of some examples."""
     processor = cache(lambda vocabulary: trimmed_processor(source, vocabulary))
+    translations = _translations(processor, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
+    return Workbench(
+        source,
+        folder,
+        bank,
+        assembler,
+        prefixes,
+        proxy,
+        select,
+        processor,
+        translations,
+        rows_an_utterance=len(languages),
+        findings=found.measured.findings,
+    )
+
+
+def _translations(
+    processor: Callable[[int], Any], examples: Sequence[Example], languages: Sequence[str]
+) -> Translations:
+    """What says how well a model translates the first of some examples."""
 
     def translated(model: PreTrainedModel, vocabulary: int, utterances: int) -> dict[str, list[str]]:
         heard = examples[:utterances]

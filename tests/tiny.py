@@ -17,7 +17,7 @@ from compress.importance import measure
 from compress.pipeline import Bank
 from compress.prune import removal_orders
 from compress.vocabulary import Curriculum
-from corpora.roles import BUNDLED
+from corpora.roles import BUNDLED, ROLES
 from miniature.anatomy import make_model, make_processor, train_tokenizer
 from models.inputs import PROMPTS, TEXT_PROMPTS, Batch, Row, featurize, make_batch, make_row
 from models.loading import Source, load_source
@@ -26,7 +26,6 @@ from space.choices import choices, plan_of
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.rates import LADDERS, WHOLE
 
-ROLES = ("calibrate", "proxy", "select", "report")
 TARGETS = {"de": "Das Modell ist klein.", "zh": "模型很小。"}
 _TEXTS = [*TARGETS.values(), *PROMPTS.values(), *TEXT_PROMPTS.values()] * 50
 _SHAPE = {
@@ -85,7 +84,7 @@ def load_tiny(folder: Path, kind: str = "qwen2_audio") -> Source:
 
 
 def write_roles(folder: Path, counts: Sequence[int], columns: Sequence[str] | None = None) -> Path:
-    """The shortest utterances of each of the bundled corpus's `ROLES`: enough for the machinery."""
+    """The shortest utterances of each of the bundled corpus's roles: enough for the machinery."""
     for role, count in zip(ROLES, counts, strict=True):
         table = pq.read_table(BUNDLED / f"{role}.parquet")
         lengths = [len(speech["bytes"]) for speech in table["audio"].to_pylist()]

@@ -382,7 +382,8 @@ def test_a_talk_in_two_roles_and_a_missing_reference_are_one_line(
     command = ["--bin", "2", "--model", str(model), "--data", str(tmp_path / "data")]
     shutil.copy(corpus / "proxy.parquet", tmp_path / "data" / "report.parquet")
     assert launch.main(command) == 2
-    assert "is in proxy and in report" in capsys.readouterr().err
+    talk = min(pq.read_table(corpus / "proxy.parquet")["talk"].to_pylist())
+    assert f"'{talk}' is in proxy and in report" in capsys.readouterr().err
     rows = pq.read_table(corpus / "report.parquet").to_pylist()
     rows[1]["de"] = None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "report.parquet")
