@@ -24,7 +24,7 @@ from space.layout import Layout
 from space.misfit import misfit
 from space.plan import Plan, plan_from_json
 from space.rates import Coded
-from space.size import unit_bytes, units
+from space.size import most_unit_bytes, unit_bytes, units
 
 
 def write_checkpoint(folder: Path, source: Source, plan: Plan, stored: Iterable[UnitWeights]) -> int:
@@ -79,11 +79,15 @@ def read_plan(folder: Path) -> tuple[Layout, Plan]:
         raise UserError(text) from error
     if wrong := misfit(plan, layout):
         raise UserError(f"{folder}: {PLAN} does not fit config.json ({wrong.what}); copy the checkpoint again")
+    spare_bytes = 0
     for unit in units(layout, plan):
-        shape, most = found.get(unit.name, ()), unit_bytes(unit)
+        shape, most = found.get(unit.name, ()), most_unit_bytes(unit)
         fits = shape == (most,) or (isinstance(unit.rate, Coded) and len(shape) == 1 and shape[0] <= most)
         if not fits:
             raise UserError(f"{folder}: {unit.name} in {WEIGHTS} does not fit {PLAN}; copy the checkpoint again")
+        spare_bytes += unit_bytes(unit) - shape[0]
+    if spare_bytes < 0:
+        raise UserError(f"{folder}: {WEIGHTS} is larger than {PLAN} says; copy the checkpoint again")
     return layout, plan
 
 

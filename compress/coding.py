@@ -55,6 +55,7 @@ class CodedMatrix:
         found = coded_values(self.symbols, self.step, self.of_rows, self.of_columns, self.grid)
         return found.T.contiguous() if self.transposed else found
 
+    @cached_property
     def size_bytes(self) -> int:
         """An upper bound of the stream's bytes, a few above what it takes."""
         return stream_bytes(tables_of(self))
@@ -64,7 +65,7 @@ class CodedMatrix:
         for grid in () if self.transposed else ROW_GRIDS:
             exponents = grid * (self.of_rows / self.grid + torch.log2(factors.double().clamp(0.1, 10)))
             found = replace(self, of_rows=exponents.round().clamp(-127, 127).to(torch.int32), grid=grid)
-            if found.size_bytes() <= most_bytes:
+            if found.size_bytes <= most_bytes:
                 return found
         return self
 
@@ -85,10 +86,10 @@ def code_matrix(
     at_rate = priced(hessian, 8 * most_bytes / max(1, weight.numel()), pricing)
     target = _Target(weight, at_rate, even=False)
     found = _search(target, most_bytes, tolerance)
-    if found is None or found.size_bytes() < (1 - tolerance) * most_bytes:
+    if found is None or found.size_bytes < (1 - tolerance) * most_bytes:
         # exponents are too much for a small matrix, or the entropy of few values jumps from step to step
         even = _search(replace(target, even=True), most_bytes, tolerance)
-        found = max(filter(None, (found, even)), key=CodedMatrix.size_bytes, default=None)
+        found = max(filter(None, (found, even)), key=lambda one: one.size_bytes, default=None)
     return found or replace(target, even=True).with_step(4.0 * float(weight.abs().max()) + 1e-30)
 
 
@@ -210,7 +211,7 @@ def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix |
             log_step = _gaussian_step(spreads, max(0.0, aim - surplus))
             log_step = min(coarse[0] - _LEAST_MOVE, max(log_step, fine[0] + _LEAST_MOVE))
         found = target.with_step(2.0**log_step)
-        taken = 8 * found.size_bytes() / entries
+        taken = 8 * found.size_bytes / entries
         surplus = taken - _gaussian_bits(spreads, log_step)
         if taken > bits:
             fine = (log_step, taken)

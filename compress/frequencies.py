@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from models.modeling_tightfit import HEAD, TABLE_HEAD
 
-# Words by which the coder may exceed the entropy: its state is two words long.
-_STATE_WORDS = 2
+# Bits by which the coder may exceed the entropy: its empty state becomes a place in the first symbol's table, whose
+# frequencies have so many. And the share that its own rounding takes.
+_FIRST_BITS, _ROUNDING = 24, 1e-5
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def merged(one: Table, other: Table) -> Table:
 def stream_bytes(tables: Sequence[Table]) -> int:
     """An upper bound of the bytes of a stream with these tables."""
     heads = sum(map(_table_bytes, tables))
-    words = math.ceil((sum(table.bits() for table in tables) - 8 * heads) * (1 + 1e-5) / 32) + _STATE_WORDS
+    entropy = sum(table.bits() for table in tables) - 8 * heads
+    words = math.ceil((entropy * (1 + _ROUNDING) + _FIRST_BITS) / 32)
     return struct.calcsize(HEAD) + heads + 4 * words
 
 

@@ -19,7 +19,7 @@ from compress.vocabulary import Curriculum
 from models.anatomy import places
 from models.loading import Source
 from space.plan import Plan
-from space.size import units
+from space.size import larger_header_bytes, units
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,19 @@ class Compressed:
 
 
 def compress(
-    source: Source, plan: Plan, bank: Bank, *, seed: int, coach: Coach | None = None, tolerance: float = TOLERANCE
+    source: Source,
+    plan: Plan,
+    bank: Bank,
+    *,
+    seed: int,
+    coach: Coach | None = None,
+    tolerance: float = TOLERANCE,
+    filling: bool = True,
 ) -> Compressed:
     """Carries a plan out: a share of the steps of healing before quantisation, the others through it.
 
     The coach, where one is given, has the seed of its own. A coded matrix takes what its rate allows, or up to a share
-    `tolerance` less.
+    `tolerance` less; when `filling`, also what those before it left.
     """
     coach = coach or Coach(seed, HealSettings())
     with torch.no_grad():
@@ -59,7 +66,7 @@ def compress(
     model = heal(model, lessons, replace(plan.heal, steps=steps), coach.stage("before", 0))
     through = plan.heal.steps - steps
     weights = [[matrix(x).clone() for x in place.matrices] for place in places(model, plan)] if through else None
-    stored = quantized(source, plan, model, hessians, tolerance)
+    stored = quantized(source, plan, model, hessians, tolerance, filling=filling)
     if through:
         coach = coach.stage("through", steps)
         stored = tune(model, plan, stored, lessons, steps=through, coach=coach, before=weights)
@@ -68,12 +75,18 @@ def compress(
 
 @torch.no_grad()
 def quantized(
-    source: Source, plan: Plan, model: PreTrainedModel, hessians: Hessians, tolerance: float
+    source: Source, plan: Plan, model: PreTrainedModel, hessians: Hessians, tolerance: float, *, filling: bool = True
 ) -> tuple[UnitWeights, ...]:
-    """The stored form of every unit of a model in a plan's shapes, whose values are put into it."""
-    stored = []
-    for unit, place in zip(units(source.layout, plan), places(model, plan), strict=True):
-        weights = encode(unit, place, hessians[unit.name], tolerance)
+    """The stored form of every unit of a model in a plan's shapes, whose values are put into it.
+
+    When `filling`, what a coded matrix leaves of its bytes the next ones may take: none can be coded to the byte, and
+    the entropy of few values jumps from step to step.
+    """
+    found = list(units(source.layout, plan))
+    stored, spare_bytes = [], -larger_header_bytes(found)
+    for unit, place in zip(found, places(model, plan), strict=True):
+        weights = encode(unit, place, hessians[unit.name], tolerance, spare_bytes if filling else None)
+        spare_bytes += weights.spare_bytes
         put(weights, place)
         stored.append(weights)
     return tuple(stored)

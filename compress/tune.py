@@ -24,7 +24,7 @@ from compress.quantize import PackedMatrix
 from compress.units import Matrix, UnitWeights, biases, put, vectors, weight
 from models.anatomy import Place, places, tied
 from space.plan import Plan
-from space.size import linear_bytes
+from space.size import larger_bytes, larger_header_bytes, linear_bytes
 
 # Peak learning rates of biases, norms and row scales, and of the weights behind the integers.
 _FREE_RATE, _THROUGH_RATE = 1e-3, 5e-4
@@ -60,7 +60,7 @@ def tune(
     """Trains a model that holds stored values for `steps` steps; the new stored form is put into it and returned.
 
     Through the rounding, where the matrices `before` quantisation are given, unit by unit; else with the integers
-    fixed. No unit takes more bytes than its rate allows.
+    fixed. All units together take at most the bytes that their rates allow.
     """
     # a table that is two things at once stays as it is
     shared = tied(model)
@@ -83,10 +83,13 @@ def tune(
         groups = [([*free, *scales.values()], _FREE_RATE), (latent, _THROUGH_RATE)]
         train(model, lessons, groups, steps, coach)
     model.requires_grad_(False)
+    found: list[UnitWeights] = []
+    spare_bytes = sum(weights.spare_bytes for weights in stored) - larger_header_bytes([x.unit for x in stored])
     with torch.no_grad():
-        return tuple(
-            _stored_again(weights, place, scales) for weights, place in zip(stored, places(model, plan), strict=True)
-        )
+        for weights, place in zip(stored, places(model, plan), strict=True):
+            found.append(_stored_again(weights, place, scales, spare_bytes))
+            spare_bytes += found[-1].spare_bytes - weights.spare_bytes
+    return tuple(found)
 
 
 def _rounded(module: nn.Module, matrix: CodedMatrix | PackedMatrix, before: Tensor) -> nn.Parameter:
@@ -129,21 +132,29 @@ def _scaled(scales: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
     return hook
 
 
-def _stored_again(weights: UnitWeights, place: Place, scales: dict[nn.Module, nn.Parameter]) -> UnitWeights:
-    """The unit in its stored form, with what was trained; its values are put into its place."""
+def _stored_again(
+    weights: UnitWeights, place: Place, scales: dict[nn.Module, nn.Parameter], spare_bytes: int
+) -> UnitWeights:
+    """The unit in its stored form, with what was trained; its values are put into its place.
+
+    Each coded matrix may take the bytes it took, and of those that are to spare.
+    """
     found: list[Matrix] = []
     for module, matrix, linear in zip(place.matrices, weights.matrices, weights.unit.linears, strict=True):
-        most_bytes = sum(linear_bytes(linear, weights.unit.rate))
+        taken = matrix.size_bytes if isinstance(matrix, CodedMatrix) else 0
+        largest = larger_bytes(sum(linear_bytes(linear, weights.unit.rate)))
+        most = max(taken, min(taken + spare_bytes, largest))
         if isinstance(matrix, Tensor):
             found.append(matrix)
         elif parametrize.is_parametrized(module, "weight"):
             latent = _latent(module).data
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            found.append(_rounded_again(matrix, latent.reshape(len(latent), -1), most_bytes))
+            found.append(_rounded_again(matrix, latent.reshape(len(latent), -1), most))
         elif module in scales:
-            found.append(_rescaled(matrix, scales[module].data, most_bytes))
+            found.append(_rescaled(matrix, scales[module].data, most))
         else:
             found.append(matrix)
+        spare_bytes += taken - (found[-1].size_bytes if isinstance(found[-1], CodedMatrix) else 0)
     again = UnitWeights(weights.unit, tuple(found), tuple(x.detach().bfloat16() for x in vectors(place)))
     put(again, place)
     return again
@@ -165,7 +176,7 @@ def _rounded_again(matrix: CodedMatrix | PackedMatrix, latent: Tensor, most_byte
         shift = (low + high) / 2
         symbols = wanted.sign() * (wanted.abs() + 0.5 - shift).floor().clamp_min(0)
         found = replace(matrix, symbols=symbols.to(torch.int16))
-        if found.size_bytes() <= most_bytes:
+        if found.size_bytes <= most_bytes:
             high, best = shift, found
         else:
             low = shift

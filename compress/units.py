@@ -15,7 +15,7 @@ from compress.quantize import PackedMatrix, pack, quantize
 from models import modeling_tightfit as reader
 from models.anatomy import Place
 from space.rates import Coded
-from space.size import Unit, linear_bytes, unit_bytes
+from space.size import Unit, larger_bytes, linear_bytes, unit_bytes
 
 # bf16 as it is, codes with scales, or symbols for the entropy coder.
 Matrix = Tensor | PackedMatrix | CodedMatrix
@@ -28,6 +28,15 @@ class UnitWeights:
     unit: Unit
     matrices: tuple[Matrix, ...]
     vectors: tuple[Tensor, ...]
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes that its coded matrices leave of what the rate says; negative where they have of what others left."""
+        return sum(
+            sum(linear_bytes(linear, self.unit.rate)) - stored.size_bytes
+            for linear, stored in zip(self.unit.linears, self.matrices, strict=True)
+            if isinstance(stored, CodedMatrix)
+        )
 
 
 def weight(module: nn.Module) -> Tensor:
@@ -58,22 +67,31 @@ def vectors(place: Place) -> list[nn.Parameter]:
     return reader.vectors(place.matrices, place.norms)
 
 
-def encode(unit: Unit, place: Place, hessians: Sequence[Hessian], tolerance: float = TOLERANCE) -> UnitWeights:
+def encode(
+    unit: Unit, place: Place, hessians: Sequence[Hessian], tolerance: float = TOLERANCE, spare_bytes: int | None = 0
+) -> UnitWeights:
     """What a place of a carved model is stored as; `hessians` are those of the inputs of each matrix.
 
-    A coded matrix takes what its rate allows, or up to a share `tolerance` less.
+    A coded matrix takes what its rate allows and what those before it left, `spare_bytes` at the first one, or up to a
+    share `tolerance` less. Where `spare_bytes` is None all keep to what their rate allows.
     """
-    stored = [
-        encode_matrix(matrix(module), unit, index, hessian, tolerance)
-        for index, (module, hessian) in enumerate(zip(place.matrices, hessians, strict=True))
-    ]
+    stored: list[Matrix] = []
+    for index, (module, hessian) in enumerate(zip(place.matrices, hessians, strict=True)):
+        found = encode_matrix(matrix(module), unit, index, hessian, tolerance, spare_bytes=spare_bytes or 0)
+        if spare_bytes is not None and isinstance(found, CodedMatrix):
+            spare_bytes += sum(linear_bytes(unit.linears[index], unit.rate)) - found.size_bytes
+        stored.append(found)
     return UnitWeights(unit, tuple(stored), tuple(x.detach().bfloat16() for x in vectors(place)))
 
 
-def encode_matrix(values: Tensor, unit: Unit, index: int, hessian: Hessian, tolerance: float) -> Matrix:
+def encode_matrix(
+    values: Tensor, unit: Unit, index: int, hessian: Hessian, tolerance: float, *, spare_bytes: int = 0
+) -> Matrix:
     """Matrix `index` of a unit (rows, columns) in its stored form."""
     if isinstance(unit.rate, Coded):
-        return code_matrix(values, hessian, sum(linear_bytes(unit.linears[index], unit.rate)), tolerance)
+        rate_bytes = sum(linear_bytes(unit.linears[index], unit.rate))
+        most = min(rate_bytes + max(0, spare_bytes), larger_bytes(rate_bytes))
+        return code_matrix(values, hessian, most, tolerance)
     return values.bfloat16() if unit.rate.bits == 16 else quantize(values, unit.rate, hessian)
 
 
@@ -93,10 +111,10 @@ def put(weights: UnitWeights, place: Place) -> None:
 def to_bytes(weights: UnitWeights) -> bytes:
     """The unit's tensor as stored, which `models.modeling_tightfit.read_unit` reads: each matrix, then the vectors.
 
-    Exactly as many bytes as `unit_bytes` says; where its rate is a coded one at most as many.
+    Exactly as many bytes as `unit_bytes` says; where its rate is a coded one at most its spare bytes fewer.
     """
     data = b"".join([*map(_matrix_bytes, weights.matrices), *map(_raw, weights.vectors)])
-    most, coded = unit_bytes(weights.unit), isinstance(weights.unit.rate, Coded)
+    most, coded = unit_bytes(weights.unit) - weights.spare_bytes, isinstance(weights.unit.rate, Coded)
     assert len(data) <= most if coded else len(data) == most, f"{weights.unit.name}: {len(data)} bytes, not {most}"
     return data
 

@@ -31,7 +31,7 @@ from space.plan import Sublayer
 from space.rates import LADDERS
 
 # Changes whenever what is in a file of the same name would be another: rows that are measured on, tolerances, names.
-_FORMAT = 4
+_FORMAT = 5
 _ABOUT, _PIECES = "about.json", "pieces"
 
 

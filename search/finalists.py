@@ -30,6 +30,8 @@ from space.rates import Coded
 from space.size import plan_parameters, units
 
 RESULT = "result.json"
+# What coded matrices fill of the predicted bytes at least: promise 2 of the design.
+_LEAST_OF_PREDICTED = 0.995
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,8 @@ def examine(
     file = TrainingFile(folder / "healing", key)
     done = heal_in_full(workbench(), plan, Coach(trial.user_attrs["seed"], healing, progress, file=file))
     on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
-    # coded matrices may leave some unused: tables of few values, whose entropy jumps from step to step, most of all
-    assert on_disk == predicted or (on_disk < predicted and _coded(source, plan)), (
-        f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
-    )
+    least = _LEAST_OF_PREDICTED * predicted if _coded(source, plan) else predicted
+    assert least <= on_disk <= predicted, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
     assert limits.size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of the range"
     model, processor = load_translator(folder / "model")
     result = {

@@ -108,7 +108,8 @@ class Workbench:
     def healed(self, plan: Plan, seed: int, healing: HealSettings = TRIAL_HEALING) -> PreTrainedModel:
         """A plan carried out with its steps of healing; coded as closely as trials are."""
         coach = Coach(seed, healing)
-        return compress(self.source, plan, self.bank, seed=seed, coach=coach, tolerance=TRIAL_TOLERANCE).model
+        done = compress(self.source, plan, self.bank, seed=seed, coach=coach, tolerance=TRIAL_TOLERANCE, filling=False)
+        return done.model
 
 
 def make_workbench(

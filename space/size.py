@@ -7,7 +7,7 @@ and fixed files (config, tokenizer, processor) whose bytes depend on nothing of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +17,8 @@ from space.rates import WHOLE, Coded, Rate
 
 # What a coded matrix may take beyond its rate: head of the stream, tables of symbols.
 CODED_FRAME_BYTES = 48
+# One over the share by which a coded matrix may be larger than its rate says, where others are smaller.
+_LARGER = 16
 # Bytes of config, tokenizer and processor files by the number of tokens that stay.
 FixedBytes = Callable[[int], int]
 
@@ -71,6 +73,22 @@ def unit_bytes(unit: Unit) -> int:
     matrices = sum(sum(linear_bytes(linear, unit.rate)) for linear in unit.linears)
     biases = sum(linear.rows for linear in unit.linears if linear.bias)
     return matrices + 2 * (biases + unit.norm_parameters)
+
+
+def larger_bytes(rate_bytes: int) -> int:
+    """The most a coded matrix takes whose rate says `rate_bytes`, where others take less."""
+    return rate_bytes + rate_bytes // _LARGER
+
+
+def most_unit_bytes(unit: Unit) -> int:
+    """The most a unit takes where others take less: all units together take at most what `unit_bytes` says."""
+    return larger_bytes(unit_bytes(unit)) if isinstance(unit.rate, Coded) else unit_bytes(unit)
+
+
+def larger_header_bytes(found: Sequence[Unit]) -> int:
+    """Bytes by which a header may be longer where some units are larger than their rate says."""
+    most = header_bytes({unit.name: most_unit_bytes(unit) for unit in found})
+    return most - header_bytes({unit.name: unit_bytes(unit) for unit in found})
 
 
 def header_bytes(sizes: dict[str, int]) -> int:

@@ -56,7 +56,7 @@ def test_what_is_read_back_is_what_was_coded_and_no_byte_over(
     hessian = Hessian((counts + 1) / (counts + 1).sum()) if lookup else random_inputs(columns, seed)
     found = code_matrix(weight, hessian, most(weight, bits))
     data = to_bytes(found)
-    assert len(data) <= found.size_bytes() <= most(weight, bits)
+    assert len(data) <= found.size_bytes <= most(weight, bits)
     assert torch.equal(read(data, rows, columns), found.values())
 
 
@@ -100,11 +100,11 @@ def test_tokens_that_are_often_looked_up_are_kept_more_closely() -> None:
 def test_rows_are_rescaled_as_finely_as_the_bytes_allow(allowed: float) -> None:
     weight = random_weight(96, 200, 5)
     found = code_matrix(weight, random_inputs(200, 5), most(weight, 2.0))
-    bytes_before = found.size_bytes()
+    bytes_before = found.size_bytes
     factors = 1 + 0.2 * torch.rand(96, generator=torch.Generator().manual_seed(0))
     again = found.rescaled(factors, int(allowed * bytes_before) + 30)
     assert isinstance(again, CodedMatrix)
-    assert again.size_bytes() <= max(bytes_before, int(allowed * bytes_before) + 30)
+    assert again.size_bytes <= max(bytes_before, int(allowed * bytes_before) + 30)
     assert torch.equal(again.symbols, found.symbols)
     wanted = found.values() * factors[:, None]
     if allowed == 1.0:
@@ -119,4 +119,4 @@ def test_a_table_of_few_values_fills_its_bytes() -> None:
     for bits in (1.4, 2.0):
         most_bytes = round(bits * table.numel() / 8) + 50
         coded = code_matrix(table, tokens, most_bytes)
-        assert 0.97 * most_bytes <= coded.size_bytes() <= most_bytes
+        assert 0.97 * most_bytes <= coded.size_bytes <= most_bytes

@@ -22,7 +22,7 @@ from models.loading import Source
 from proxies.divergence import divergence
 from space.plan import Heal, Plan, uniform_plan
 from space.rates import Coded, Packed, Rate
-from space.size import unit_bytes
+from space.size import most_unit_bytes, unit_bytes
 
 SETTINGS = HealSettings(reference_share=0.0, fewest_through=0)
 
@@ -99,8 +99,9 @@ def test_tuning_helps_and_takes_no_byte_more(source: Source, bank: Bank, *, rate
     coach = Coach(0, HealSettings(reference_share=0.0, state_weight=0.0))
     stored = tune(done.model, plan, done.stored, lessons, steps=80, coach=coach, before=weights if through else None)
     assert divergence(done.model, lessons) < before
+    assert sum(len(to_bytes(new)) for new in stored) <= sum(unit_bytes(new.unit) for new in stored)
     for old, new, place in zip(done.stored, stored, places(done.model, plan), strict=True):
-        assert len(to_bytes(new)) <= unit_bytes(new.unit)
+        assert len(to_bytes(new)) <= most_unit_bytes(new.unit)
         for module, was, now in zip(place.matrices, old.matrices, new.matrices, strict=True):
             assert torch.equal(weight(module).reshape(len(weight(module)), -1), stored_values(now))
             if not through and isinstance(now, CodedMatrix) and isinstance(was, CodedMatrix):

@@ -84,7 +84,7 @@ def test_rows_whose_inputs_are_silent_are_coded_all_the_same() -> None:
     silent = torch.linalg.svd(spoken, full_matrices=True).Vh[8:]
     weight = 30 * torch.randn(40, len(silent), generator=generator) @ silent
     found = code_matrix(weight, hessian, most(weight, 1.5))
-    assert found.size_bytes() <= most(weight, 1.5)
+    assert found.size_bytes <= most(weight, 1.5)
     assert found.of_rows.abs().max() <= 64
     assert torch.isfinite(found.values()).all()
 
