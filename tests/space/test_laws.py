@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from space.limits import Limits, largest_plan, smallest_plan
 from space.pins import read_pins
 from space.plan import Plan, Sublayer, plan_from_json, uniform_plan
 from space.rates import WHOLE
-from space.size import plan_parameters, plan_size
+from space.size import header_bytes, larger_header_bytes, most_unit_bytes, plan_parameters, plan_size, unit_bytes, units
 
 TEXT = {
     "vocab_size": 300,
@@ -161,6 +162,16 @@ def test_no_step_up_costs_fewer_bytes(drawn: tuple[Layout, Plan]) -> None:
             more = plan_of(layout, {**chosen, knob.name: option}, plan.heal)
             assert sum(plan_size(layout, more, files).by_unit.values()) >= before, knob.name
             assert knobs_level(more, knob, layout) == knob.level + 1
+
+
+@given(plans(), st.randoms(use_true_random=False))
+def test_units_that_take_what_others_leave_make_the_header_no_longer_than_was_held_back(
+    drawn: tuple[Layout, Plan], rng: random.Random
+) -> None:
+    found = list(units(*drawn))
+    by_rate = {unit.name: unit_bytes(unit) for unit in found}
+    taken = {unit.name: rng.randint(unit_bytes(unit), most_unit_bytes(unit)) for unit in found}
+    assert header_bytes(taken) <= header_bytes(by_rate) + larger_header_bytes(found)
 
 
 def knobs_level(plan: Plan, knob: Knob, layout: Layout) -> int:
