@@ -158,7 +158,7 @@ def test_units_may_take_what_others_leave_and_no_more(source: Source, bank: Bank
     read_plan(tmp_path / "a")
     weights = tmp_path / "a" / "model.safetensors"
     tensors = load_file(weights)
-    tensors["lm_head"] = torch.cat([tensors["lm_head"], torch.zeros(150, dtype=torch.uint8)])
+    tensors["embedding"] = torch.cat([tensors["embedding"], torch.zeros(150, dtype=torch.uint8)])
     save_file(tensors, weights)
     summed(tmp_path / "a")
     with pytest.raises(UserError, match=r"model\.safetensors is larger than plan\.json says"):
