@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from compress.gptq import Hessian
 from compress.pipeline import Bank
 from compress.prune import Refit, blocks_of, compensated, kept_columns, kept_of, removed_behind, rows_of, tower_of
+from compress.recent import Recent
 from compress.shelf import Piece, Shelf
 from compress.units import bias, encode_matrix, matrix, stored_values, weight
 from models import modeling_tightfit as reader
@@ -27,6 +28,9 @@ from models.loading import Source, renumber_ids
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 from space.size import Unit, units
+
+# Of decoded pieces in memory.
+_DECODED_BYTES = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ class _Part:
         """The module that stands for the part."""
         return (*self.matrices, *self.norms)[0]
 
+    @property
+    def slots(self) -> list[tuple[nn.Module, str]]:
+        """Where its values are: weights of matrices, then biases and norms."""
+        vectors = reader.vector_owners(self.matrices, self.norms)
+        return [*((module, "weight") for module in self.matrices), *vectors]
+
 
 def _parts(place: Place) -> tuple[_Part, ...]:
     """Of a sublayer what feeds its last matrix, and that one; all of any other unit."""
@@ -74,6 +84,7 @@ class Assembler:
         self._whole = {place.name: place for place in places(source.model, uniform_plan(source.layout, WHOLE))}
         self._shells: dict[int, PreTrainedModel] = {}
         self._layers: dict[tuple[str, int, int, int], nn.Module] = {}
+        self._decoded: Recent[str, tuple[nn.Parameter, ...]] = Recent(_DECODED_BYTES)
         self._holds: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
         self._narrowed: tuple[tuple[str, int], Hessian] | None = None
 
@@ -81,18 +92,19 @@ class Assembler:
     def assembled(self, plan: Plan) -> Assembled:
         """The plan's model; healing is left out."""
         model = self._shaped(plan)
-        values = {}
+        called = {}
         for unit, place in zip(units(self.source.layout, plan), places(model, plan), strict=True):
             parts = _parts(place)
             names = [self._name(unit, part, plan) for part in parts]
             for name, part in zip(names, parts, strict=True):
                 if self._holds.get(part.owner) != name:
-                    self._put(self._piece(name, unit, part, plan), part)
+                    for (owner, key), values in zip(part.slots, self._values_of(name, unit, part, plan), strict=True):
+                        setattr(owner, key, values)
                     self._holds[part.owner] = name
-            values[unit.name] = " ".join(names)
+            called[unit.name] = " ".join(names)
         if tied(self.source.model):
             model.lm_head.weight = decoder(model).embed_tokens.weight
-        return Assembled(model, values)
+        return Assembled(model, called)
 
     @torch.no_grad()
     def prepare(self, plan: Plan, name: str) -> int:
@@ -144,11 +156,17 @@ class Assembler:
             words.append(f"{plan.vocabulary} tokens")
         return ", ".join(words)
 
-    def _put(self, piece: Piece, part: _Part) -> None:
-        for module, stored in zip(part.matrices, piece.matrices, strict=True):
-            module.weight = _fixed(stored_values(stored).view(weight(module).shape))
-        for (owner, key), vector in zip(reader.vector_owners(part.matrices, part.norms), piece.vectors, strict=True):
-            setattr(owner, key, _fixed(vector.float()))
+    def _values_of(self, name: str, unit: Unit, part: _Part, plan: Plan) -> tuple[nn.Parameter, ...]:
+        """A part's values in float32, as they are read back, in the order of its slots."""
+        found = self._decoded.get(name)
+        if found is None:
+            piece = self._piece(name, unit, part, plan)
+            shapes = [weight(module).shape for module in part.matrices]
+            matrices = [stored_values(x).view(shape) for x, shape in zip(piece.matrices, shapes, strict=True)]
+            values = (*matrices, *(vector.float() for vector in piece.vectors))
+            found = tuple(nn.Parameter(x, requires_grad=False) for x in values)
+            self._decoded.put(name, found, sum(x.nbytes for x in values))
+        return found
 
     def _piece(self, name: str, unit: Unit, part: _Part, plan: Plan) -> Piece:
         return self.shelf.piece(name, lambda: self._made(unit, part, plan))
@@ -207,10 +225,6 @@ class Assembler:
         if self._narrowed is None or self._narrowed[0] != (name, len(columns)):
             self._narrowed = (name, len(columns)), hessian.of(columns)
         return self._narrowed[1]
-
-
-def _fixed(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values, requires_grad=False)
 
 
 def _sharing(module: nn.Module) -> nn.Module:

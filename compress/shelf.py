@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from compress.coding import CodedMatrix
 from compress.quantize import PackedMatrix
+from compress.recent import Recent
 from compress.units import Matrix
 from space.files import whole_file
 from space.rates import Packed
@@ -59,9 +59,11 @@ class Shelf:
     most_bytes: int = 20 * 10**9
     memory_bytes: int = 2 * 10**9
     made: int = field(default=0, init=False)
-    _held: OrderedDict[str, Piece] = field(default_factory=OrderedDict, init=False, repr=False)
-    _held_bytes: int = field(default=0, init=False, repr=False)
+    _held: Recent[str, Piece] = field(init=False, repr=False)
     _added_bytes: float = field(default=float("inf"), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._held = Recent(self.memory_bytes)
 
     def piece(self, name: str, make: Callable[[], Piece]) -> Piece:
         """The piece of this name, which is made where there is none."""
@@ -70,7 +72,8 @@ class Shelf:
             found = make()
             self.made += 1
             self._write(name, found)
-        self._hold(name, found)
+        if name not in self._held:
+            self._held.put(name, found, found.size_bytes)
         return found
 
     def has(self, name: str) -> bool:
@@ -80,15 +83,6 @@ class Shelf:
     def size_bytes(self) -> int:
         """Bytes of the files in the folder."""
         return sum(size for _, size, _ in self._files())
-
-    def _hold(self, name: str, piece: Piece) -> None:
-        if name not in self._held:
-            self._held[name] = piece
-            self._held_bytes += piece.size_bytes
-        self._held.move_to_end(name)
-        while self._held_bytes > self.memory_bytes and len(self._held) > 1:
-            _, gone = self._held.popitem(last=False)
-            self._held_bytes -= gone.size_bytes
 
     def _path(self, name: str) -> Path:
         assert self.folder is not None

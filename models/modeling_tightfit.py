@@ -138,9 +138,16 @@ def _narrow(owner: Any, inputs: tuple[str, ...], output: str, kept: int) -> None
 def _resized(linear: nn.Linear, rows: int, columns: int) -> nn.Linear:
     if (rows, columns) == (linear.out_features, linear.in_features):
         return linear
-    like = linear.weight
-    made = nn.Linear(columns, rows, linear.bias is not None, "meta", like.dtype)
-    return made.to_empty(device=like.device).requires_grad_(like.requires_grad)
+
+    def empty(*shape: int) -> nn.Parameter:
+        return nn.Parameter(linear.weight.new_empty(shape), linear.weight.requires_grad)
+
+    # without what nn.Linear draws at random
+    made = nn.Linear.__new__(nn.Linear)
+    nn.Module.__init__(made)
+    made.in_features, made.out_features, made.weight = columns, rows, empty(rows, columns)
+    made.register_parameter("bias", None if linear.bias is None else empty(rows))
+    return made
 
 
 def renumber(text: Any) -> None:

@@ -6,7 +6,6 @@ whole encoder has all that was heard.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from compress.assembly import Assembled
 from compress.heal import Lesson
 from compress.predictions import Predictions, joined
+from compress.recent import Recent
 from compress.vocabulary import Curriculum
 from models.anatomy import audio_tower, decoder
 from models.inputs import (
@@ -35,31 +35,8 @@ from models.loading import pad_token
 from space.choices import PARTS, place
 from space.layout import Layout
 
+# States of batches behind prefixes of layers.
 _MOST_BYTES = 10**9
-
-
-@dataclass
-class States:
-    """States of a batch behind a prefix of layers, at most `most_bytes`; those not asked for the longest time go."""
-
-    most_bytes: int = _MOST_BYTES
-    _held: OrderedDict[tuple[object, int], Tensor] = field(default_factory=OrderedDict, init=False, repr=False)
-    _bytes: int = field(default=0, init=False, repr=False)
-
-    def get(self, batch: object, prefix: int) -> Tensor | None:
-        """What was put there, None where nothing was or it is gone."""
-        found = self._held.get((batch, prefix))
-        if found is not None:
-            self._held.move_to_end((batch, prefix))
-        return found
-
-    def put(self, batch: object, prefix: int, states: Tensor) -> None:
-        """Keeps states (rows or utterances, length, width), also those of an earlier call under the same key."""
-        before = self._held.pop((batch, prefix), None)
-        self._held[batch, prefix] = states
-        self._bytes += states.nbytes - (0 if before is None else before.nbytes)
-        while self._bytes > self.most_bytes and len(self._held) > 1:
-            self._bytes -= self._held.popitem(last=False)[1].nbytes
 
 
 @dataclass(frozen=True)
@@ -84,7 +61,7 @@ class Prefixes:
     utterances: Sequence[int]
     rows_an_utterance: int
     most_positions: int = MOST_POSITIONS
-    states: States = field(default_factory=States)
+    states: Recent[tuple[object, int], Tensor] = field(default_factory=lambda: Recent(_MOST_BYTES))
     layers_run: int = field(default=0, init=False)
     layers_whole: int = field(default=0, init=False)
     _batches: dict[tuple[int, int], list[_Lessons]] = field(default_factory=dict, init=False, repr=False)
@@ -105,7 +82,7 @@ class Prefixes:
 
     def forget(self) -> None:
         """Lets go of what earlier candidates left: the next one is computed whole."""
-        self.states = States(self.states.most_bytes)
+        self.states = Recent(self.states.most_bytes)
 
     def _mean(self, candidate: Assembled, vocabulary: int, rung: int, measure: _Measure) -> float:
         """What is measured of log-probabilities (predicted tokens, vocabulary), by the tokens the source has."""
@@ -159,7 +136,7 @@ class Prefixes:
         numbers = self._prefixes(candidate, "encoder", self._number(0, candidate.values["convolutions"]))
         last = numbers[-1] if numbers else self._number(0, candidate.values["convolutions"])
         projection = self._number(last, candidate.values["projector"])
-        audio = self.states.get(key, projection)
+        audio = self.states.get((key, projection))
         if audio is None:
             done, states = self._furthest(key, numbers)
             if states is None:
@@ -167,10 +144,10 @@ class Prefixes:
             keep = heard_mask(batch.speech.frames, states.shape[1])
             for layer, number in zip(tower.layers[done:], numbers[done:], strict=True):
                 states = layer(states, keep)
-                self.states.put(key, number, states)
+                self.states.put((key, number), states, states.nbytes)
             self._count(len(numbers), done)
             audio = projected(model, states)
-            self.states.put(key, projection, audio)
+            self.states.put((key, projection), audio, audio.nbytes)
         else:
             self._count(len(numbers), len(numbers))
         return projection, audio
@@ -178,7 +155,7 @@ class Prefixes:
     def _furthest(self, key: object, numbers: Sequence[int]) -> tuple[int, Tensor | None]:
         """How many layers need not be run, and the states behind them; none where all must be."""
         for done in range(len(numbers), 0, -1):
-            states = self.states.get(key, numbers[done - 1])
+            states = self.states.get((key, numbers[done - 1]))
             if states is not None:
                 return done, states
         return 0, None
@@ -201,7 +178,7 @@ class Prefixes:
 
     def _keeping(self, key: object, number: int) -> Any:
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            self.states.put(key, number, output)
+            self.states.put((key, number), output, output.nbytes)
 
         return keep
 

@@ -6,17 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from compress.assembly import Assembler
 from compress.heal import make_lessons
 from compress.pipeline import Bank
+from compress.recent import Recent
 from compress.shelf import Shelf
 from compress.vocabulary import Curriculum
 from models.inputs import make_batch, target_logits
 from models.loading import Source, pad_token
 from proxies.divergence import divergence
-from proxies.prefixes import Prefixes, States
+from proxies.prefixes import Prefixes
 from space.choices import choices, plan_of
 from space.plan import REMOVED, Plan, Sublayer, uniform_plan
 from space.rates import WHOLE, Coded
@@ -30,8 +32,10 @@ def curriculum(source: Source) -> Curriculum:
     return Curriculum(make_lessons(source.model, tiny_rows(source, UTTERANCES[-1])), source.vocabulary)
 
 
-def _prefixes(source: Source, curriculum: Curriculum, states: States | None = None) -> Prefixes:
-    return Prefixes(source.layout, curriculum, UTTERANCES, 2, 500, states or States())
+def _prefixes(
+    source: Source, curriculum: Curriculum, states: Recent[tuple[object, int], Tensor] | None = None
+) -> Prefixes:
+    return Prefixes(source.layout, curriculum, UTTERANCES, 2, 500, states or Recent(10**9))
 
 
 @pytest.mark.parametrize("most_bytes", [10**9, 30_000, 1])
@@ -39,7 +43,7 @@ def test_scores_are_those_of_whole_forward_passes(
     source: Source, bank: Bank, curriculum: Curriculum, most_bytes: int
 ) -> None:
     assembler = Assembler(source, bank, Shelf(), 0.03)
-    prefixes = _prefixes(source, curriculum, States(most_bytes))
+    prefixes = _prefixes(source, curriculum, Recent(most_bytes))
     plans = random_plans(source, 6)
     for plan in [*plans, *plans[-2:], plans[0]]:
         candidate = assembler.assembled(plan)
@@ -47,7 +51,7 @@ def test_scores_are_those_of_whole_forward_passes(
             found = prefixes.divergence(candidate, plan.vocabulary, rung)
             lessons = curriculum.of(plan.vocabulary)[: 2 * utterances]
             assert found == pytest.approx(divergence(candidate.model, lessons), rel=1e-4, abs=1e-6)
-    assert prefixes.states._bytes <= max(most_bytes, *(x.nbytes for x in prefixes.states._held.values()))
+    assert prefixes.states.size_bytes <= max(most_bytes, *(size for _, size in prefixes.states._held.values()))
 
 
 def test_vocabularies_share_what_was_heard(source: Source, bank: Bank) -> None:
