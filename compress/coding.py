@@ -125,10 +125,11 @@ class _Target:
         return relative_steps(self.of_columns)
 
     def with_step(self, step: float) -> CodedMatrix:
-        """The matrix at one step, rows rescaled."""
+        """The matrix at one step, rows rescaled; the coder wants it in host memory, wherever it was rounded."""
         rounded = round_rows(self.wanted, self.hessian, step * self.relative)
         step, of_rows = rounded.rescaled(step, self.hessian.upright, uneven=not (self.lookup or self.even))
-        return CodedMatrix(rounded.symbols, step, of_rows, self.of_columns, ROW_GRIDS[0], self.lookup)
+        symbols, of_rows, of_columns = (x.cpu() for x in (rounded.symbols, of_rows, self.of_columns))
+        return CodedMatrix(symbols, step, of_rows, of_columns, ROW_GRIDS[0], self.lookup)
 
 
 def column_exponents(hessian: Priced) -> Tensor:
@@ -159,7 +160,7 @@ class RoundedRows:
         """The step at which all rows are as `Pricing.upright` wants them, and exponents of what single rows want."""
         common = float(_scales(self.source.sum(), self.along.sum(), self.power.sum(), upright).clamp(0.5, 2.0))
         scales = (_scales(self.source, self.along, self.power, upright) / common).clamp(0.5, 2.0)
-        exponents = (ROW_GRIDS[0] * scales.log2()).round() if uneven else torch.zeros(len(scales))
+        exponents = (ROW_GRIDS[0] * scales.log2()).round() if uneven else torch.zeros_like(scales)
         # the step is stored in 32 bits
         return float(np.float32(step * common)), exponents.to(torch.int32)
 
@@ -199,7 +200,8 @@ def _search(target: _Target, most_bytes: int, tolerance: float) -> CodedMatrix |
     entries = max(1, target.source.numel())
     bits = 8 * most_bytes / entries
     aim = (1 - tolerance / 2) * bits
-    spreads = (target.wanted.values / target.relative).square().mean(0).sqrt().clamp_min(1e-30).log2().double().numpy()
+    powers = (target.wanted.values / target.relative).square().mean(0)
+    spreads = powers.sqrt().clamp_min(1e-30).log2().double().cpu().numpy()
     surplus, best = float(np.interp(bits, _USUAL_BITS, _USUAL_SURPLUS)), None
     # steps known to be too fine and to be coarse enough: logarithm, bits
     fine, coarse = (-math.inf, 0.0), (math.inf, 0.0)

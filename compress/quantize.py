@@ -63,7 +63,7 @@ def quantize(weight: Tensor, rate: Packed, hessian: Hessian) -> PackedMatrix:
     found = round_with_feedback(weight.float(), factor, rounded)
     steps = scales.repeat_interleave(rate.group, dim=1)[:, :columns]
     codes = (found / steps).round_().add_(middle)
-    return PackedMatrix(codes.to(torch.uint8), scales.half(), rate)
+    return PackedMatrix(codes.to(torch.uint8).cpu(), scales.half().cpu(), rate)
 
 
 def _scales(values: Tensor, importance: Tensor, middle: int) -> Tensor:
