@@ -117,6 +117,11 @@ class Assembler:
                 self._piece(called, unit, part, plan)
         return self.shelf.made - before
 
+    def called(self, plan: Plan, name: str) -> str:
+        """What the values of a unit of a plan are called."""
+        unit = next(unit for unit in units(self.source.layout, plan) if unit.name == name)
+        return " ".join(self._name(unit, part, plan) for part in _parts(self._whole[name]))
+
     def _shaped(self, plan: Plan) -> PreTrainedModel:
         """The shell of the plan's vocabulary with layers in the plan's shapes."""
         if plan.vocabulary not in self._shells:

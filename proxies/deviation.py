@@ -6,8 +6,8 @@ error of its own, and the sublayers as lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -23,6 +23,9 @@ from models.loading import Source
 from proxies.tryout import Tryout
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
+
+# Squared gradients by unit and number of the matrix.
+Squares = Mapping[tuple[str, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,16 @@ class Deviations:
         whole = places(self.source.model, uniform_plan(self.source.layout, WHOLE))
         return {place.name: place for place in whole}
 
-    def of(self, tryout: Tryout) -> Iterator[Difference]:
-        """Of every matrix of a plan; of sublayers that are removed only of the last one, which loses everything."""
+    @property
+    def names(self) -> list[str]:
+        """The units of the source."""
+        return list(self._whole)
+
+    def of(self, tryout: Tryout, names: Collection[str]) -> Iterator[Difference]:
+        """Of every matrix of some units; of sublayers that are removed only of the last one, which loses everything."""
         there = {place.name: place for place in places(tryout.candidate.model, tryout.plan)}
-        for name, whole in self._whole.items():
+        for name in names:
+            whole = self._whole[name]
             if name not in there:
                 last = matrix(whole.matrices[-1])
                 yield Difference(name, len(whole.matrices) - 1, None, last, last, self.bank.hessians[name][-1])
@@ -105,37 +114,48 @@ class Deviations:
 
 
 @dataclass(frozen=True)
-class WeightError:
-    """Sum over matrices of the squared error of their outputs over the outputs' power."""
+class OptionErrors:
+    """A proxy: the sum over units of what `measure` makes of what is lost there, once for all plans that share it.
+
+    `known` are sums by what a unit's values are called; it grows.
+    """
 
     deviations: Deviations
+    measure: Callable[[Difference], float]
+    known: dict[str, float] = field(default_factory=dict)
 
     @torch.no_grad()
     def __call__(self, tryout: Tryout) -> float:
-        return sum(one.share() for one in self.deviations.of(tryout))
+        values = tryout.candidate.values
+        called = {name: values.get(name, f"{name}, removed") for name in self.deviations.names}
+        found = dict.fromkeys((name for name, one in called.items() if one not in self.known), 0.0)
+        if found:
+            for one in self.deviations.of(tryout, found):
+                found[one.unit] += self.measure(one)
+        self.known.update({called[name]: error for name, error in found.items()})
+        return sum(self.known[one] for one in called.values())
 
 
-@dataclass(frozen=True)
-class GradientError:
+def weight_error(lost: Difference) -> float:
+    """The squared error of the outputs over the outputs' power."""
+    return lost.share()
+
+
+def gradient_error(squares: Callable[[], Squares]) -> Callable[[Difference], float]:
     """Sum over entries of squared gradient times squared error: the loss's second-order change by an empirical Fisher.
 
     As NVIDIA's ModelOpt scores quantisation options; one pass over some rows serves all plans.
     """
 
-    deviations: Deviations
-    squares: Mapping[tuple[str, int], Tensor]
+    def measure(one: Difference) -> float:
+        found = squares()[one.unit, one.index]
+        return float((one.lost.square() * (found if one.rows is None else found[one.rows])).sum())
 
-    @torch.no_grad()
-    def __call__(self, tryout: Tryout) -> float:
-        total = 0.0
-        for one in self.deviations.of(tryout):
-            squares = self.squares[one.unit, one.index]
-            squares = squares if one.rows is None else squares[one.rows]
-            total += float((one.lost.square() * squares).sum())
-        return total
+    return measure
 
 
-def squared_gradients(source: Source, batches: Iterable[Batch]) -> dict[tuple[str, int], Tensor]:
+@torch.enable_grad()
+def squared_gradients(source: Source, batches: Iterable[Batch]) -> Squares:
     """Mean over batches of the squared gradient of the references' loss (nats a token), matrix by matrix."""
     model, count = source.model, 0
     found: dict[tuple[str, int], Tensor] = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
 from models.loading import load_source
 from models.reference import resolve_model
+from proxies.deviation import OptionErrors
 from proxies.sensitivity import Sensitivities, points
+from proxies.tryout import Tryout
 from search.progress import progress_on
 from search.settings import BANK_SIZE, check_directions, model_fingerprint
-from search.workbench import Workbench, counted, make_workbench, sensitivities
+from search.workbench import Workbench, counted, keep_errors, make_workbench, option_errors, sensitivities
 from space.bins import bytes_of
 from space.choices import VOCABULARY, choices, plan_of
 from space.errors import UserError
 from space.files import write_whole
 from space.layout import Layout
-from space.plan import Sublayer
+from space.plan import Plan, Sublayer
 from space.rates import LADDERS
 
 # Changes whenever what is in a file of the same name would be another: rows that are measured on, tolerances, names.
@@ -73,8 +76,21 @@ def measured_sensitivities(workbench: Workbench, layout: Layout, console: Consol
         )
 
 
+def _bank_option(workbench: Workbench, errors: Mapping[str, OptionErrors], plan: Plan, name: str) -> None:
+    """The pieces and errors of one unit of a plan, where the bank has none."""
+    assembler = workbench.assembler
+    assembler.prepare(plan, name)
+    called = assembler.called(plan, name)
+    missing = [one for one in errors.values() if called not in one.known]
+    if not missing:
+        return
+    tryout = Tryout(plan, assembler.assembled(plan), 0)
+    for one in missing:
+        one(tryout)
+
+
 def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
-    """Makes a piece for each option of each sublayer and table, and measures sensitivities; what is there stays.
+    """Makes every option of each sublayer and table, and measures errors and sensitivities; what is there stays.
 
     Sublayers with others removed behind them are left to the trials that remove them. Raises UserError for mistakes.
     """
@@ -105,16 +121,20 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
         if not isinstance(option, Sublayer) or option.kept
         for tokens in (options[VOCABULARY] if name in ("embedding", "lm_head") else (whole[VOCABULARY],))
     ]
+    errors = option_errors(workbench)
     with progress_on(console) as progress:
         task = progress.add_task("bank", total=len(asked))
-        for name, chosen in asked:
-            workbench.assembler.prepare(plan_of(source.layout, chosen), name)
-            progress.update(task, advance=1, description=name)
+        for name, of_name in groupby(asked, key=lambda one: one[0]):
+            for _, chosen in of_name:
+                _bank_option(workbench, errors, plan_of(source.layout, chosen), name)
+                progress.update(task, advance=1, description=name)
+            keep_errors(workbench, errors)
     measured = measured_sensitivities(workbench, source.layout, console)
     return {
         "folder": str(bank.path),
         "options": len(asked),
         "made": bank.shelf.made,
+        "errors": sum(len(found.known) for found in errors.values()),
         "sensitivities": sum(map(len, measured.measured.values())),
         "bytes": bank.shelf.size_bytes(),
         "most_bytes": bank.shelf.most_bytes,

@@ -24,9 +24,7 @@ from transformers import PreTrainedModel
 
 from compress.assembly import Assembled
 from compress.heal import HealSettings
-from models.inputs import batches
-from models.loading import pad_token
-from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
+from proxies.deviation import OptionErrors
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Proxy, Tryout
 from search.banking import measured_sensitivities
@@ -37,7 +35,7 @@ from search.opening import Opened, opened, workbench_of
 from search.progress import progress_on
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
-from search.workbench import RUNG_UTTERANCES, Workbench
+from search.workbench import RUNG_UTTERANCES, Workbench, keep_errors, option_errors
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
@@ -52,7 +50,6 @@ _FEWEST_PLANS = 8
 _CHANGES = 3
 # Plans that neighbours are made of, and how often a plan that is there already is drawn again.
 _NEAR, _TRIES = 12, 20
-_GRADIENT_ROWS = 4
 _RESULT = "fidelity.json"
 # Proxies that rungs go by, as their names begin.
 _GATING = ("divergence", "healed")
@@ -209,7 +206,6 @@ class Examination:
         # what all proxies share is not among anyone's seconds
         self.workbench.prefixes.divergence(candidate, plan.vocabulary, len(RUNG_UTTERANCES) - 1)
         self.workbench.processor(plan.vocabulary)
-        _ = self.gradient_error
         cheap: dict[str, dict[str, float]] = {}
         for name, (proxy, rung) in self.proxies.items():
             started = time.monotonic()
@@ -224,6 +220,7 @@ class Examination:
             full[name] = {"score": score, "seconds": time.monotonic() - started}
         found = {"key": key, "kind": kind, "bytes": self.opened.limits.bytes_of(plan), "cheap": cheap, "full": full}
         write_whole(path, json.dumps(found, indent=1))
+        keep_errors(self.workbench, self.errors)
         return found
 
     def _full(self, model: PreTrainedModel, vocabulary: int) -> float:
@@ -232,19 +229,8 @@ class Examination:
         return 100 - mean_chrf(exam.scores(model, self.workbench.processor(vocabulary), "select"))
 
     @cached_property
-    def deviations(self) -> Deviations:
-        return Deviations(self.workbench.source, self.workbench.bank)
-
-    @cached_property
-    def gradient_error(self) -> GradientError:
-        """Takes a pass over the proxy role when it is first asked for: a run that only reads makes none."""
-        source = self.workbench.source
-        rows = [lesson.row for lesson in self.workbench.proxy.lessons]
-        squares = squared_gradients(source, batches(rows, _GRADIENT_ROWS, pad_token(source.model)))
-        return GradientError(self.deviations, squares)
-
-    def _gradient(self, tryout: Tryout) -> float:
-        return self.gradient_error(tryout)
+    def errors(self) -> dict[str, OptionErrors]:
+        return option_errors(self.workbench)
 
     @cached_property
     def proxies(self) -> dict[str, tuple[Proxy, int]]:
@@ -267,8 +253,7 @@ class Examination:
         }
         steps, last = self.settings.search.trial_heal_steps, len(RUNG_UTTERANCES) - 1
         return {
-            "weight error": (WeightError(self.deviations), 0),
-            "gradient": (self._gradient, 0),
+            **{name: (errors, 0) for name, errors in self.errors.items()},
             **{
                 f"{name}, {utterances}": (proxy, rung)
                 for name, proxy in running.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import zip_longest
@@ -25,6 +25,7 @@ from corpora.roles import Corpus, Example
 from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_utterance
 from models.loading import Source, pad_token, trimmed_processor
 from models.vocabulary import Vocabulary, with_vocabulary
+from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
 from proxies.divergence import divergence
 from proxies.prefixes import Prefixes
 from proxies.sensitivity import Sensitivities
@@ -36,6 +37,8 @@ from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 
 _TRANSLATED_AT_ONCE = 48
+_GRADIENT_ROWS = 4
+_ERRORS = "errors-{}"
 # Rows of the calibrate role that moments are measured on, at most.
 _MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
@@ -183,6 +186,28 @@ def sensitivities(
 
     known = folder.read_json(name) or {}
     return measure_sensitivities(layout, score, known, lambda found: folder.write_json(name, found), progress)
+
+
+def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:
+    """By name the proxies that run no model, with the errors of options that the bank knows."""
+    source, deviations = workbench.source, Deviations(workbench.source, workbench.bank)
+
+    @cache
+    def squares() -> Squares:
+        rows = [lesson.row for lesson in workbench.proxy.lessons]
+        return squared_gradients(source, batches(rows, _GRADIENT_ROWS, pad_token(source.model)))
+
+    measures = {"weight error": weight_error, "gradient": gradient_error(squares)}
+    return {
+        name: OptionErrors(deviations, measure, workbench.folder.read_json(_ERRORS.format(name)) or {})
+        for name, measure in measures.items()
+    }
+
+
+def keep_errors(workbench: Workbench, found: Mapping[str, OptionErrors]) -> None:
+    """Gives the bank what is known of options by now."""
+    for name, errors in found.items():
+        workbench.folder.write_json(_ERRORS.format(name), errors.known)
 
 
 def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[str], count: int, seed: int) -> Workbench:

@@ -15,11 +15,11 @@ from compress.units import matrix
 from models.anatomy import decoder, places
 from models.inputs import make_batch, target_logits
 from models.loading import Source, pad_token
-from proxies.deviation import Deviations, GradientError, WeightError, squared_gradients
+from proxies.deviation import Deviations, Difference, OptionErrors, gradient_error, squared_gradients, weight_error
 from proxies.tryout import Tryout
 from space.plan import REMOVED, Plan, Sublayer, uniform_plan
 from space.rates import WHOLE, Coded
-from tests.tiny import tiny_rows
+from tests.tiny import random_plans, tiny_rows
 
 
 def tryout(source: Source, bank: Bank, plan: Plan) -> Tryout:
@@ -34,12 +34,12 @@ def with_first_ffn(source: Source, ffn: Sublayer) -> Plan:
 
 def test_nothing_is_lost_where_all_stays(source: Source, bank: Bank) -> None:
     whole = tryout(source, bank, uniform_plan(source.layout, WHOLE))
-    assert WeightError(Deviations(source, bank))(whole) < 1e-4
+    assert OptionErrors(Deviations(source, bank), weight_error)(whole) < 1e-4
 
 
 def test_a_removed_sublayer_loses_all_of_its_outputs(source: Source, bank: Bank) -> None:
-    lost = list(Deviations(source, bank).of(tryout(source, bank, with_first_ffn(source, REMOVED))))
-    removed = [one for one in lost if one.unit == "decoder.0.ffn"]
+    lost = list(Deviations(source, bank).of(tryout(source, bank, with_first_ffn(source, REMOVED)), ["decoder.0.ffn"]))
+    removed = lost
     whole = {place.name: place for place in places(source.model, uniform_plan(source.layout, WHOLE))}
     assert len(removed) == 1, "rows that fed it are not counted"
     assert torch.equal(removed[0].lost, matrix(whole["decoder.0.ffn"].matrices[-1]))
@@ -50,7 +50,7 @@ def test_narrow_sublayers_lose_what_their_outputs_differ_by(source: Source, bank
     kept = source.layout.towers[-1].ffn // 2
     plan = with_first_ffn(source, Sublayer(kept, WHOLE))
     one = tryout(source, bank, plan)
-    last = [x for x in Deviations(source, bank).of(one) if x.unit == "decoder.0.ffn"][-1]
+    *_, last = Deviations(source, bank).of(one, ["decoder.0.ffn"])
     # a matrix as wide as the source's, with zeros where channels are gone
     order = bank.orders["decoder.0.ffn"]
     stay = order[len(order) - kept :].sort().values
@@ -77,17 +77,37 @@ def test_narrow_attention_loses_what_is_seen_of_its_outputs(source: Source, bank
         seen.append(outputs[0].detach().flatten(0, 1))
         biased = projection.bias is not None
     whole, narrow = (x - x.mean(0) if biased else x for x in seen)
-    last = [x for x in Deviations(source, bank).of(one) if x.unit == "decoder.0.attention"][-1]
+    *_, last = Deviations(source, bank).of(one, ["decoder.0.attention"])
     assert last.share() == pytest.approx(float((whole - narrow).square().sum() / whole.square().sum()), rel=0.05)
 
 
 def test_fewer_bits_and_fewer_tokens_lose_more(source: Source, bank: Bank) -> None:
-    measure = WeightError(Deviations(source, bank))
+    measure = OptionErrors(Deviations(source, bank), weight_error)
     errors = [measure(tryout(source, bank, uniform_plan(source.layout, Coded(bits)))) for bits in (1.0, 3.0)]
     assert errors[0] > errors[1]
     whole = uniform_plan(source.layout, Coded(3.0))
     trimmed = replace(whole, vocabulary=source.layout.vocabulary_sizes[0])
     assert measure(tryout(source, bank, trimmed)) > measure(tryout(source, bank, whole))
+
+
+def test_errors_of_options_known_are_not_measured_again(source: Source, bank: Bank) -> None:
+    """And those of random plans are what measuring them anew gives, whatever is known of others."""
+    deviations, asked = Deviations(source, bank), 0
+
+    def counting(one: Difference) -> float:
+        nonlocal asked
+        asked += 1
+        return weight_error(one)
+
+    assembler, errors = Assembler(source, bank, Shelf(), 0.03), OptionErrors(deviations, counting)
+    plans = random_plans(source, 6)
+    for plan in plans:
+        one = Tryout(plan, assembler.assembled(plan), 0)
+        assert errors(one) == pytest.approx(OptionErrors(deviations, weight_error)(one))
+    before = asked
+    for plan in plans:
+        errors(Tryout(plan, assembler.assembled(plan), 0))
+    assert asked == before
 
 
 def test_squared_gradients_are_those_of_single_batches(source: Source) -> None:
@@ -110,7 +130,7 @@ def test_squared_gradients_are_those_of_single_batches(source: Source) -> None:
 def test_gradients_weigh_what_is_lost(source: Source, bank: Bank) -> None:
     deviations = Deviations(source, bank)
     squares = squared_gradients(source, [make_batch(tiny_rows(source), pad_token(source.model))])
-    measure = GradientError(deviations, squares)
+    measure = OptionErrors(deviations, gradient_error(lambda: squares))
     plan = with_first_ffn(source, REMOVED)
     removed = measure(tryout(source, bank, plan))
     last = next(p for p in places(source.model, uniform_plan(source.layout, WHOLE)) if p.name == "decoder.0.ffn")

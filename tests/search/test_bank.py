@@ -37,6 +37,11 @@ def test_a_bank_is_made_once_and_goes_on_where_it_was_stopped(
     assert first["sensitivities"] == sum(map(len, measured.values()))
     assert min(value for found in measured.values() for value in found.values()) > -1e-3
     assert measured["decoder.0.ffn"]["0"] > measured["decoder.0.ffn"]["3g64"]
+    errors = {file.stem: json.loads(file.read_text()) for file in Path("studies/bank").glob("*/errors-*.json")}
+    assert first["errors"] == sum(map(len, errors.values()))
+    for found in errors.values():
+        assert len(found) >= first["options"], "and the source's own"
+        assert min(found.values()) >= 0
     assert first["bytes"] == sum(file.stat().st_size for file in files)
     for file in files[::3]:
         file.unlink()

@@ -72,7 +72,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
         raise AssertionError("a run that only reads makes no pass for gradients")
 
     with monkeypatch.context() as patched:
-        patched.setattr("search.fidelity.squared_gradients", refused)
+        patched.setattr("search.workbench.squared_gradients", refused)
         run(PLANS)
     assert launch.main([*command, str(PLANS + 1)]) == 0
     assert "weight error" in capsys.readouterr().out
