@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -113,11 +115,13 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
         workbench = make_workbench(source, corpus, settings.languages, bank)
     options = choices(source.layout)
     whole = {name: found[-1] for name, found in options.items()}
+    names = [name for name in options if name != VOCABULARY]
+    # several workers begin in different places, and find what the others made
+    random.Random(os.getpid()).shuffle(names)
     asked = [
         (name, {**whole, name: option, VOCABULARY: tokens})
-        for name, found in options.items()
-        if name != VOCABULARY
-        for option in found
+        for name in names
+        for option in options[name]
         if not isinstance(option, Sublayer) or option.kept
         for tokens in (options[VOCABULARY] if name in ("embedding", "lm_head") else (whole[VOCABULARY],))
     ]

@@ -205,8 +205,9 @@ def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:
 
 
 def keep_errors(workbench: Workbench, found: Mapping[str, OptionErrors]) -> None:
-    """Gives the bank what is known of options by now."""
+    """Gives the bank what is known of options by now, and takes what other workers found out."""
     for name, errors in found.items():
+        errors.known.update(workbench.folder.read_json(_ERRORS.format(name)) or {})
         workbench.folder.write_json(_ERRORS.format(name), errors.known)
 
 
