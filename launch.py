@@ -103,6 +103,7 @@ def _search(options: argparse.Namespace) -> Shown:
         patience=options.patience,
         storage=options.storage,
         sampler=options.sampler,
+        warm_start=options.warm_start,
         device=options.device,
         finalists=options.finalists,
         recombined=options.recombined,
@@ -335,6 +336,11 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     search.add_argument("--study", help="name of the study; default: after the bin")
     search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
     search.add_argument("--sampler", default="policy", help=f"one of {', '.join(SAMPLER_NAMES)} (%(default)s)")
+    search.add_argument(
+        "--warm-start",
+        metavar="STUDY",
+        help="begin with the best plans of another study of this model, of whatever bound or seed, made to fit",
+    )
     search.add_argument(
         "--finalists", type=int, default=3, help="trials evaluated fully, best chrF first (%(default)s)"
     )

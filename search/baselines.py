@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice, product, zip_longest
+from typing import Any
 
 from space.allocate import allocate_plan
 from space.choices import WIDTH_STEPS, width_of
@@ -17,7 +18,7 @@ from space.rates import Rate, uniform_rates
 from space.spread import spread
 
 # Attributes of trials that were not proposed by a sampler.
-START_KINDS = ("baseline", "allocator", "narrowed")
+START_KINDS = ("baseline", "allocator", "warm start", "narrowed")
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
@@ -31,12 +32,14 @@ _USUAL_BITS = 1.6
 class Start:
     """A plan that is tried before any sampler proposes; `kind` is an attribute of its trial.
 
-    Baselines and the allocator's plans go through every rung, those of the grid (narrowed) only where they do well.
+    Baselines and the allocator's plans go through every rung, those of other studies (warm starts) and of the grid
+    (narrowed) only where they do well. `kept` are further attributes of the trial.
     """
 
     kind: str
     name: str
     plan: Plan
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 def losses_of(limits: Limits, coverage: Coverage, measured: Loss | None = None) -> dict[str, Loss]:
@@ -45,8 +48,10 @@ def losses_of(limits: Limits, coverage: Coverage, measured: Loss | None = None) 
     return prior if measured is None else {**prior, "sensitivities": measured}
 
 
-def starts(limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int) -> list[Start]:
-    """Simple baselines, healed for `heal`, the allocator's plans on each of `losses`, healed and not, and the grid.
+def starts(
+    limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int, warm: Sequence[Start] = ()
+) -> list[Start]:
+    """Simple baselines, healed for `heal`, the allocator's plans on each of `losses`, healed or not, `warm` ones, grid.
 
     An allocator's plan has the least sum of losses. The grid has at most a tenth of the `trials`.
     """
@@ -57,7 +62,7 @@ def starts(limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int) 
         healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in dict.fromkeys((heal.steps, 0))]
         allocated += [Start("allocator", f"{values}, {one.heal.steps} heal steps", one) for one in healed]
     grid = islice(narrowed(limits, heal), min(_MOST_NARROWED, trials // 10))
-    return [*simple, *allocated, *(Start("narrowed", name, plan) for name, plan in grid)]
+    return [*simple, *allocated, *warm, *(Start("narrowed", name, plan) for name, plan in grid)]
 
 
 def least_loss_plan(limits: Limits, loss: Loss, heal: Heal = NO_HEAL, gap: float = GAP) -> Plan:

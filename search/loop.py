@@ -89,7 +89,7 @@ def _enqueue_starts(study: optuna.Study, terms: Terms, total: int) -> None:
     known = {(kind, trial.user_attrs.get(kind)) for trial in trials for kind in START_KINDS}
     missing = [start for start in terms.starts if (start.kind, start.name) not in known]
     for start in missing[: max(0, total - len(trials))]:
-        study.enqueue_trial(encode(start.plan, terms.limits.layout), user_attrs={start.kind: start.name})
+        study.enqueue_trial(encode(start.plan, terms.limits.layout), user_attrs={start.kind: start.name, **start.kept})
 
 
 def _run(

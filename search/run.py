@@ -27,6 +27,7 @@ from search.samplers import check_sampler, sampler_named
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import driver_lock, open_study, storage_errors
+from search.warm import best_trials, warm_starts
 from search.workbench import SIGNATURE, Workbench, with_recombined
 from space import VERSION
 from space.bins import format_bytes
@@ -52,6 +53,7 @@ class Job:
     console: Console
     signature: str
     shared: dict[str, Any]
+    warm: list[FrozenTrial]
     started: float
 
 
@@ -62,6 +64,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     found = opened(settings)
     source, limits, size_range = found.source, found.limits, found.size_range
     shared = comparability(settings, size_range, model=found.model, data=found.data)
+    warm = best_trials(settings, shared)
     with driver_lock(settings.folder, settings.storage):
         study = open_study(settings, shared)
         console.print(
@@ -76,7 +79,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
             f"|data {shared['data']}|tightfit {VERSION}"
         )
         exam = Exam(found.corpus, settings.directions, shared["data"])
-        job = Job(settings, source, limits, study, workbench, exam, console, signature, shared, started)
+        job = Job(settings, source, limits, study, workbench, exam, console, signature, shared, warm, started)
         with storage_errors(settings.storage or str(settings.folder / "study.db")):
             _search(job)
             results, baseline = _finals(job)
@@ -94,7 +97,8 @@ def _search(job: Job) -> None:
     heal_steps = job.settings.trial_heal_steps
     losses = losses_of(job.limits, job.source.vocabulary.coverage, measured)
     job.study.sampler = sampler_named(job.settings.sampler, job.limits, losses, job.settings.seed, heal_steps)
-    first = starts(job.limits, losses, Heal(heal_steps), job.settings.trials)
+    warm = warm_starts(job.warm, job.limits, losses, Heal(heal_steps), job.settings.seed)
+    first = starts(job.limits, losses, Heal(heal_steps), job.settings.trials, warm)
     terms = Terms(job.limits, first, job.settings.seed, job.signature, heal_steps=heal_steps)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:

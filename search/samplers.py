@@ -126,7 +126,7 @@ class PolicySampler(PlanSampler):
         super().__init__(limits, seed, heal_steps)
         self._heal = Heal(heal_steps)
         self._make_inner = make_inner
-        self._attribute = f"policy on {basis}"
+        self._attribute = policy_attribute(basis)
         self._shaped = policy_loss(limits.layout, loss)
         self._multipliers: dict[str, BaseDistribution] = {
             name: FloatDistribution(*ends) for name, ends in multipliers(limits.layout).items()
@@ -149,6 +149,11 @@ class PolicySampler(PlanSampler):
             if encode(plan, self._limits.layout) not in tried:
                 break
         return plan, {self._attribute: policy}
+
+
+def policy_attribute(basis: str) -> str:
+    """The user attribute that a trial's policy is kept in; `basis` is the name of the losses it changes."""
+    return f"policy on {basis}"
 
 
 def trial_seed(seed: int, number: int) -> int:

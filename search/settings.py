@@ -38,7 +38,8 @@ class SearchSettings:
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
     utterances are made of pieces of others for each of the calibrate role, for finalists to heal on. `bank` is where
-    studies share what trials are put together from, up to `bank_size`.
+    studies share what trials are put together from, up to `bank_size`. `warm_start` names a study whose best plans are
+    among the first.
     """
 
     study: str
@@ -52,6 +53,7 @@ class SearchSettings:
     directions: tuple[str, ...] = ("en-de", "en-zh")
     storage: str | None = None
     sampler: str = "policy"
+    warm_start: str | None = None
     seed: int = 0
     device: str = "auto"
     finalists: int = 3

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +14,7 @@ from typing import IO, Any
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.settings import SearchSettings
@@ -23,11 +24,12 @@ from space.errors import UserError, first_line
 OBJECTIVES = ("100 - chrF after healing", "bytes")
 _SETTINGS_KEY = "settings"
 _SQLITE = "sqlite:///"
+_FILE = "study.db"
 
 
 def open_study(settings: SearchSettings, shared: dict[str, Any]) -> optuna.Study:
     """The study of this name, made or taken up. Raises UserError where settings differ or the storage fails."""
-    url = settings.storage or f"sqlite:///{settings.folder / 'study.db'}"
+    url = settings.storage or f"{_SQLITE}{settings.folder / _FILE}"
     with storage_errors(url):
         storage = _storage(url)
         study = optuna.create_study(
@@ -45,6 +47,29 @@ def open_study(settings: SearchSettings, shared: dict[str, Any]) -> optuna.Study
         else:
             _refuse_difference(settings.study, before, shared)
         return study
+
+
+def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, Any]) -> list[FrozenTrial]:
+    """The complete trials of the study called `name`, beside that of the settings or in the same storage.
+
+    Raises UserError where there is none, or where it differs in what must be `shared`.
+    """
+    file = settings.root / name / _FILE
+    if settings.storage is None and not file.is_file():
+        raise UserError(f"--warm-start {name}: no study {file}; give the name of a study in {settings.root}")
+    url = settings.storage or f"{_SQLITE}{file}"
+    with storage_errors(url):
+        try:
+            study = optuna.load_study(storage=_storage(url), study_name=name)
+        except KeyError as error:
+            raise UserError(f"--warm-start {name}: no study of this name in {url}") from error
+        before = study.user_attrs.get(_SETTINGS_KEY, {})
+        differing = [key for key in shared if before.get(key) != shared[key]]
+        if differing:
+            raise UserError(
+                f"--warm-start {name}: has another {' and '.join(differing)}; its plans are none of this study's"
+            )
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def _storage(url: str) -> RDBStorage:

@@ -1,0 +1,70 @@
+"""A warm start: what another study of the same model found best, made to fit under this study's bound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from search.baselines import Start, least_loss_plan
+from search.samplers import POLICY_GAP, policy_attribute, trial_seed
+from search.settings import SearchSettings
+from search.study import complete_trials
+from space.errors import UserError
+from space.genes import decode, repair
+from space.limits import Limits
+from space.plan import Heal, Plan
+from space.policy import Loss, policy_loss
+
+KIND = "warm start"
+# The best plans that are taken over.
+_MOST = 8
+# What both studies must share for the plans of one to be plans of the other.
+_SHARED = ("format", "model", "rates")
+
+
+def best_trials(settings: SearchSettings, shared: Mapping[str, Any]) -> list[FrozenTrial]:
+    """The best trials of the study `settings.warm_start`, each plan once, however long it was healed.
+
+    None where it names none. Raises UserError for a study that is not there, has no complete trial, or is of another
+    model than `shared` says.
+    """
+    name = settings.warm_start
+    if name is None:
+        return []
+    if name == settings.study:
+        raise UserError(f"--warm-start {name}: is this study itself; give the name of another")
+    trials = complete_trials(settings, name, {key: shared[key] for key in _SHARED})
+    if not trials:
+        raise UserError(f"--warm-start {name}: has no complete trial yet; let it run on, or leave this out")
+    found: dict[str, FrozenTrial] = {}
+    for trial in sorted(trials, key=lambda one: (one.values[0], one.number)):
+        plan = {name: value for name, value in trial.params.items() if not name.startswith("heal_")}
+        found.setdefault(json.dumps(plan, sort_keys=True), trial)
+    return list(found.values())[:_MOST]
+
+
+def warm_starts(
+    trials: Sequence[FrozenTrial], limits: Limits, losses: Mapping[str, Loss], heal: Heal, seed: int
+) -> list[Start]:
+    """The plans of another study's trials, the best first, made to fit and healed for `heal`.
+
+    Where a plan was made of a policy it is made of it again, for this bound and from the last of `losses`, and the
+    sampler learns from the policy. Other plans are repaired into the limits.
+    """
+    basis = list(losses)[-1]
+    attribute, shaped = policy_attribute(basis), policy_loss(limits.layout, losses[basis])
+    found: dict[Plan, Start] = {}
+    for place, trial in enumerate(trials, 1):
+        policy = trial.user_attrs.get(attribute)
+        if policy is not None:
+            plan = least_loss_plan(limits, shaped(policy), heal, POLICY_GAP)
+        else:
+            earlier = replace(decode(trial.params, limits.layout), heal=heal)
+            plan = repair(earlier, limits, trial_seed(seed, trial.number))
+        kept = {} if policy is None else {attribute: policy}
+        found.setdefault(plan, Start(KIND, f"number {place}, trial {trial.number}", plan, kept))
+    return list(found.values())

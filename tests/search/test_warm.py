@@ -1,0 +1,103 @@
+"""Warm starts: what another study found, inside this one's limits, and refusals in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+import launch
+from models.loading import Source
+from search.baselines import losses_of, starts
+from search.samplers import policy_attribute
+from search.warm import KIND, warm_starts
+from space.bins import bin_range
+from space.genes import distributions, encode, repair
+from space.limits import Limits
+from space.plan import Heal, Plan, uniform_plan
+from space.policy import multipliers
+from space.rates import WHOLE
+from tests.tiny import load_tiny
+
+HEAL = Heal(4)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def limits_of(source: Source, number: int) -> Limits:
+    return Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes)
+
+
+def trial_of(source: Source, plan: Plan, loss: float, **attributes: object) -> FrozenTrial:
+    return create_trial(
+        values=[loss, 1.0],
+        params=encode(plan, source.layout),
+        distributions=distributions(source.layout, HEAL.steps),
+        user_attrs=attributes,
+        state=TrialState.COMPLETE,
+    )
+
+
+def test_plans_are_made_to_fit_and_policies_made_anew_and_learnt_from(source: Source) -> None:
+    above, limits = limits_of(source, 1), limits_of(source, 2)
+    losses = losses_of(limits, source.vocabulary.coverage)
+    policy = {name: low / 2 for name, (low, _) in multipliers(source.layout).items()}
+    attribute = policy_attribute(list(losses)[-1])
+    plans = [repair(uniform_plan(source.layout, WHOLE, HEAL), above, seed) for seed in (1, 2)]
+    trials = [trial_of(source, plans[0], 10.0, **{attribute: policy}), trial_of(source, plans[1], 20.0)]
+    found = warm_starts(trials, limits, losses, HEAL, seed=0)
+    assert [start.kind for start in found] == [KIND, KIND]
+    assert all(limits.hold(start.plan) and start.plan.heal == HEAL for start in found)
+    assert [dict(start.kept) for start in found] == [{attribute: policy}, {}]
+    assert limits.bytes_of(found[0].plan) > 0.95 * limits.size_range.bound_bytes, "the allocator fills the bound"
+    assert warm_starts(trials, limits, losses, HEAL, seed=0) == found
+    assert not warm_starts([], limits, losses, HEAL, seed=0)
+    again = [*trials, trial_of(source, plans[0], 30.0, **{attribute: policy})]
+    assert len(warm_starts(again, limits, losses, HEAL, seed=0)) == 2
+    kinds = [start.kind for start in starts(limits, losses, HEAL, 40, found)]
+    assert kinds == sorted(kinds, key=["baseline", "allocator", KIND, "narrowed"].index)
+
+
+@pytest.fixture
+def first(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of a study beside one of bin 1 that has ended."""
+    monkeypatch.chdir(tmp_path)
+    command = ["--heal-steps", "0", "--trial-heal-steps", "0", "--finalists", "1", *words]
+    assert launch.main(["--bin", "1", "--trials", "8", "--study", "first", *command]) == 0
+    return command
+
+
+def test_a_study_begins_with_the_best_of_another(first: list[str]) -> None:
+    assert launch.main(["--bin", "2", "--trials", "16", "--study", "second", "--warm-start", "first", *first]) == 0
+    study = optuna.load_study(storage="sqlite:///studies/second/study.db", study_name="second")
+    warm = [trial for trial in study.trials if KIND in trial.user_attrs]
+    assert warm
+    assert warm[0].user_attrs[KIND].startswith("number 1, trial ")
+    ended = len(study.trials)
+    assert launch.main(["--bin", "2", "--trials", "16", "--study", "second", "--warm-start", "first", *first]) == 0
+    assert len(optuna.load_study(storage=study._storage, study_name="second").trials) == ended
+
+
+def test_what_is_no_warm_start_is_refused_in_one_line(first: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+
+    def said(name: str, *more: str) -> str:
+        assert launch.main(["--bin", "2", "--study", "second", "--warm-start", name, *first, *more]) == 2
+        assert not Path("studies/second").exists()
+        return capsys.readouterr().err
+
+    assert said("third") == (
+        "tightfit: --warm-start third: no study studies/third/study.db; give the name of a study in studies\n"
+    )
+    assert said("second") == "tightfit: --warm-start second: is this study itself; give the name of another\n"
+    assert said("first", "--rates", "coded") == (
+        "tightfit: --warm-start first: has another rates; its plans are none of this study's\n"
+    )
+    assert said("third", "--storage", "sqlite:///studies/first/study.db").startswith(
+        "tightfit: --warm-start third: no study of this name in sqlite:///studies/first/study.db"
+    )
