@@ -47,6 +47,7 @@ def run(
     name: str,
     trials: int,
     seed: int = 0,
+    *,
     score: Callable[[Limits, Plan], float] = loss,
 ) -> tuple[optuna.Study, list[Plan]]:
     """Every other trial is pruned, as rungs do."""
@@ -122,7 +123,7 @@ def test_policies_are_learnt_from(source: Source) -> None:
     known, unknown = (cost(limits, least_loss_plan(limits, values)) for values in (true, prior))
     best, early, late = [], [], []
     for seed in range(3):
-        _, plans = run(limits, source, "policy", 40, seed, cost)
+        _, plans = run(limits, source, "policy", 40, seed, score=cost)
         losses = [cost(limits, plan) for plan in plans]
         best.append(min(losses))
         early.append(fmean(losses[:12]))
