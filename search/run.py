@@ -26,7 +26,7 @@ from search.progress import progress_on
 from search.samplers import check_sampler, sampler_named
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
-from search.study import driver_lock, open_study, storage_errors
+from search.study import driver_lock, open_study
 from search.warm import best_trials, warm_starts
 from search.workbench import SIGNATURE, Workbench, with_recombined
 from space import VERSION
@@ -65,8 +65,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     source, limits, size_range = found.source, found.limits, found.size_range
     shared = comparability(settings, size_range, model=found.model, data=found.data)
     warm = best_trials(settings, shared)
-    with driver_lock(settings.folder, settings.storage):
-        study = open_study(settings, shared)
+    with driver_lock(settings.folder, settings.storage), open_study(settings, shared) as study:
         console.print(
             f"[bold]tightfit[/] {size_range.name}: {format_bytes(size_range.least_bytes, size_range.units)} to "
             f"{format_bytes(size_range.bound_bytes, size_range.units)}, source "
@@ -80,11 +79,10 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         )
         exam = Exam(found.corpus, settings.directions, shared["data"])
         job = Job(settings, source, limits, study, workbench, exam, console, signature, shared, warm, started)
-        with storage_errors(settings.storage or str(settings.folder / "study.db")):
-            _search(job)
-            results, baseline = _finals(job)
-            seconds = round(study.user_attrs.get("seconds", 0) + time.monotonic() - started, 1)
-            study.set_user_attr("seconds", seconds)
+        _search(job)
+        results, baseline = _finals(job)
+        seconds = round(study.user_attrs.get("seconds", 0) + time.monotonic() - started, 1)
+        study.set_user_attr("seconds", seconds)
         summary = _summary(job, results, baseline, seconds)
         write_whole(settings.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
     return summary

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.settings import SearchSettings
@@ -27,11 +29,16 @@ _SQLITE = "sqlite:///"
 _FILE = "study.db"
 
 
-def open_study(settings: SearchSettings, shared: dict[str, Any]) -> optuna.Study:
+@contextmanager
+def open_study(settings: SearchSettings, shared: dict[str, Any]) -> Iterator[optuna.Study]:
     """The study of this name, made or taken up. Raises UserError where settings differ or the storage fails."""
-    url = settings.storage or f"{_SQLITE}{settings.folder / _FILE}"
-    with storage_errors(url):
-        storage = _storage(url)
+    file = settings.folder / _FILE
+    url = settings.storage or f"{_SQLITE}{file}"
+    if not file.exists():
+        # the log of a killed run's file that was removed is none of the new one's
+        for left in settings.folder.glob(f"{_FILE}-*"):
+            left.unlink()
+    with _storage_errors(url), _storage(url) as storage:
         study = optuna.create_study(
             storage=storage,
             study_name=settings.study,
@@ -46,7 +53,7 @@ def open_study(settings: SearchSettings, shared: dict[str, Any]) -> optuna.Study
             study.set_user_attr(_SETTINGS_KEY, shared)
         else:
             _refuse_difference(settings.study, before, shared)
-        return study
+        yield study
 
 
 def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, Any]) -> list[FrozenTrial]:
@@ -58,9 +65,9 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
     if settings.storage is None and not file.is_file():
         raise UserError(f"--warm-start {name}: no study {file}; give the name of a study in {settings.root}")
     url = settings.storage or f"{_SQLITE}{file}"
-    with storage_errors(url):
+    with _storage_errors(url), _storage(url) as storage:
         try:
-            study = optuna.load_study(storage=_storage(url), study_name=name)
+            study = optuna.load_study(storage=storage, study_name=name)
         except KeyError as error:
             raise UserError(f"--warm-start {name}: no study of this name in {url}") from error
         before = study.user_attrs.get(_SETTINGS_KEY, {})
@@ -72,15 +79,39 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _storage(url: str) -> RDBStorage:
+@contextmanager
+def _storage(url: str) -> Iterator[RDBStorage]:
     # A locked database is waited for, a moment only: a person is watching.
     arguments = {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {}
     try:
-        return RDBStorage(url, engine_kwargs=arguments)
+        storage = RDBStorage(url, engine_kwargs=arguments)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
         raise UserError(
             f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db or postgresql://host/name"
         ) from error
+    if url.startswith("sqlite"):
+        event.listen(storage.engine, "connect", _log_ahead)
+        storage.engine.dispose()  # connections that were made without it
+    try:
+        yield storage
+    finally:
+        # SQLite puts its log into the file once the last connection is closed
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _log_ahead(connection: sqlite3.Connection, _record: object) -> None:
+    """Lets SQLite append what is written to a log: it need not wait for the disk, and nobody who reads is waited for.
+
+    Optuna commits every parameter of a trial by itself. A killed process loses nothing by it; a machine that loses its
+    power may lose the last moments. Where a file system cannot have such a log, all is as it was.
+    """
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    except sqlite3.OperationalError:
+        return  # what is locked or cannot be written is said by who asks for more
+    if mode == "wal":
+        connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _refuse_difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -93,7 +124,7 @@ def _refuse_difference(name: str, before: dict[str, Any], now: dict[str, Any]) -
 
 
 @contextmanager
-def storage_errors(url: str) -> Iterator[None]:
+def _storage_errors(url: str) -> Iterator[None]:
     """Turns what a storage raises into one line for the user."""
     try:
         yield

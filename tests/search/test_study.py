@@ -25,7 +25,8 @@ import launch
 from compress.checkpoint import folder_bytes, load_checkpoint
 from corpora.roles import BUNDLED, open_corpus
 from models.loading import load_source
-from search.settings import FORMAT
+from search.settings import FORMAT, SearchSettings
+from search.study import open_study
 from search.workbench import by_turns, counted, make_workbench
 from space.bins import bin_range, max_size_range
 from space.fill import filled
@@ -90,6 +91,7 @@ def test_every_trial_and_every_artefact_is_inside_the_bin(finished: Path) -> Non
     for trial in trials_of(study):
         assert summary["least_bytes"] <= trial.user_attrs["bytes"] < summary["bound_bytes"]
     assert summary["finalists"]
+    assert [file.name for file in study.glob("study.db*")] == ["study.db"], "the log is in the file"
     for finalist in summary["finalists"]:
         folder = finished / finalist["path"]
         assert folder_bytes(folder) == finalist["bytes_on_disk"]
@@ -242,6 +244,17 @@ def test_a_locked_database_is_one_line(study_copy: Path, words: list[str], capsy
     error = capsys.readouterr().err
     assert "database is locked" in error
     assert error.count("\n") == 1
+
+
+def test_the_log_of_a_study_that_was_removed_is_none_of_the_next_one(tmp_path: Path) -> None:
+    settings = SearchSettings(study="new", trials=1, bin=1, root=tmp_path)
+    settings.folder.mkdir()
+    (settings.folder / "study.db-wal").write_bytes(b"left")
+    with open_study(settings, {"seed": 0}) as study:
+        study.add_trial(optuna.trial.create_trial(values=[1.0, 2.0]))
+    assert [file.name for file in settings.folder.glob("study.db*")] == ["study.db"]
+    with open_study(settings, {"seed": 0}) as study:
+        assert [trial.values for trial in study.trials] == [[1.0, 2.0]]
 
 
 def test_a_kill_loses_no_finished_trial_and_changes_no_plan(finished: Path, tmp_path: Path, words: list[str]) -> None:
