@@ -21,8 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 SURVIVAL = (1 / 3, 1 / 4)
 # Until a rung has seen this many trials, all go on.
 _FIRST_TRIALS = 6
-# Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before.
-_GRAINS = 50
+# Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before. With
+# finer ones most plans are behind one that is as close, and the front is plans that are smaller and far off.
+_GRAINS = 10
 _LEAST = 1e-9
 _RIDGE = 0.5
 # Attributes of trials: divergence at each rung before healing, seconds up to each rung reached; bytes; how many
@@ -44,7 +45,7 @@ class Score(NamedTuple):
 
 
 def grains(size_bytes: int, bound_bytes: int) -> int:
-    """Bytes in fiftieths of the bound, rounded up."""
+    """Bytes in tenths of the bound, rounded up."""
     return -(-_GRAINS * size_bytes // bound_bytes)
 
 
@@ -128,9 +129,10 @@ def _completed(trial: FrozenTrial, loss: float) -> FrozenTrial:
 def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
     """What pruned trials would have come to, by their place in the list: from the complete ones, by ridge regression.
 
-    On the log of the divergence at the last rung reached and how many sublayers are removed, both with their squares:
-    how close a plan is, how much it keeps, and that too little of either is lost (decision 0016); and on the steps of
-    healing. Nothing where no trial is complete, and nothing of trials without a score.
+    On the log of the divergence at the last rung reached, how many sublayers are removed and that squared: how close a
+    plan is, how much it keeps, and that too little is lost (decision 0016); and on the steps of healing. Of two plans
+    that keep as much the closer one is expected to be better, be it closer than any before. Nothing where no trial is
+    complete, and nothing of trials without a score.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and _scored(trial)]
     found: dict[int, float] = {}
@@ -158,7 +160,7 @@ def _scored(trial: FrozenTrial) -> bool:
 def _features(trial: FrozenTrial, rung: int) -> list[float]:
     distance = math.log(max(_LEAST, trial.user_attrs[DIVERGENCES][rung]))
     removed = trial.user_attrs[REMOVED]
-    return [distance, distance**2, removed, removed**2, trial.params["heal_steps"]]
+    return [distance, removed, removed**2, trial.params["heal_steps"]]
 
 
 def ridge(known: NDArray[np.float64], values: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:

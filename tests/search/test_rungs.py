@@ -66,8 +66,16 @@ def test_the_front_goes_on_however_many_they_are() -> None:
 
 
 def test_bytes_that_are_filled_up_decide_nothing() -> None:
-    assert grains(999_900, 10**6) == grains(985_000, 10**6) == 50
-    assert grains(979_000, 10**6) == 49
+    assert grains(999_900, 10**6) == grains(901_000, 10**6) == 10
+    assert grains(899_000, 10**6) == 9
+
+
+def test_plans_a_little_farther_than_the_best_go_on_as_long_as_they_are_few() -> None:
+    """Simple plans that are smaller and far off are none of the third that does."""
+    simple = [Score(0.8 + n / 10, grains(920_000 + 5_000 * n, 10**6), 2 * n) for n in range(10)]
+    close = [Score(0.10 + n / 200, grains(999_000 + n, 10**6)) for n in range(20)]
+    found = [promising(score, [*simple, *close[:n]], 1 / 3) for n, score in enumerate(close)]
+    assert found == [True] * 6 + [False] * 14
 
 
 def in_memory() -> optuna.Study:
@@ -107,6 +115,21 @@ def test_a_pruned_trial_is_seen_with_what_it_would_have_come_to() -> None:
     assert [trial.state for trial in study.trials[21:]] == [TrialState.PRUNED] * 5
     assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [24]
     assert [score.divergence for score in rung_scores(study.trials, 1000)[1][-2:]] == [2.0**15, 2.0**90]
+
+
+def test_a_plan_closer_than_any_before_is_expected_to_be_better() -> None:
+    """First trials of a study of bin 3, in which a square of the divergence made 0.15 the best there is."""
+    study = in_memory()
+    known = [(3.88, 0, 78.9), (2.72, 4, 63.6), (1.65, 8, 57.3), (0.79, 12, 56.8), (0.77, 16, 63.7), (1.07, 20, 82.3)]
+    known += [(1.52, 1, 48.9), (0.120, 0, 16.0), (0.120, 0, 20.9), (2.14, 0, 45.1), (1.34, 4, 40.7), (0.77, 8, 45.8)]
+    known += [(0.70, 12, 58.5), (1.00, 6, 39.0), (1.66, 0, 36.1), (0.93, 6, 33.9), (0.102, 0, 23.7)]
+    for divergence, removed, loss in known:
+        add(study, 1, [divergence, divergence], loss, removed=removed)
+    for divergence in (0.05, 0.08, 0.12, 0.15, 0.3, 1.0):
+        add(study, 1, [divergence], None, removed=0)
+    losses = [trial.values[0] for trial in SeenStudy(study).get_trials()[len(known) :]]
+    assert losses == sorted(losses)
+    assert len(set(losses)) == len(losses)
 
 
 def test_pruned_trials_stay_where_nothing_is_complete() -> None:

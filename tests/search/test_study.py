@@ -246,6 +246,7 @@ def test_a_locked_database_is_one_line(study_copy: Path, words: list[str], capsy
     assert error.count("\n") == 1
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_log_of_a_study_that_was_removed_is_none_of_the_next_one(tmp_path: Path) -> None:
     settings = SearchSettings(study="new", trials=1, bin=1, root=tmp_path)
     settings.folder.mkdir()
