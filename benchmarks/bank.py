@@ -73,6 +73,7 @@ def main() -> None:
         )
         worker, begun = started(killed), time.monotonic()
         while pieces(killed) < one["made"] // 2:
+            assert worker.poll() is None, "the worker ended before it could be killed"
             time.sleep(0.2)
         worker.kill()
         worker.wait()

@@ -33,8 +33,8 @@ class Table:
         """Bits of head, table and symbols."""
         frequencies = _frequencies(self.codes)
         there = self.counts > 0
-        # the coder rounds probabilities to 24 bits
-        chances = frequencies[there] / frequencies.sum()
+        # the coder rounds probabilities to 24 bits, and what is not there has the least of them
+        chances = frequencies[there] / frequencies.sum() * (1 - (~there).sum() * 2.0**-_FIRST_BITS)
         symbols = -(self.counts[there] * np.log2(chances)).sum()
         return 8 * (struct.calcsize(TABLE_HEAD) + len(self.counts)) + float(symbols)
 

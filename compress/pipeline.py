@@ -69,7 +69,7 @@ def compress(
     stored = quantized(source, plan, model, hessians, tolerance, filling=filling)
     if through:
         coach = coach.stage("through", steps)
-        stored = tune(model, plan, stored, lessons, steps=through, coach=coach, before=weights)
+        stored = tune(model, plan, stored, lessons, steps=through, coach=coach, before=weights, filling=filling)
     return Compressed(model, plan, stored)
 
 

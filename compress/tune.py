@@ -56,11 +56,12 @@ def tune(
     steps: int,
     coach: Coach,
     before: Sequence[Sequence[Tensor]] | None = None,
+    filling: bool = True,
 ) -> tuple[UnitWeights, ...]:
     """Trains a model that holds stored values for `steps` steps; the new stored form is put into it and returned.
 
     Through the rounding, where the matrices `before` quantisation are given, unit by unit; else with the integers
-    fixed. All units together take at most the bytes that their rates allow.
+    fixed. All units together take at most the bytes that their rates allow, and, unless `filling`, so does each matrix.
     """
     # a table that is two things at once stays as it is
     shared = tied(model)
@@ -87,7 +88,7 @@ def tune(
     spare_bytes = sum(weights.spare_bytes for weights in stored) - larger_header_bytes([x.unit for x in stored])
     with torch.no_grad():
         for weights, place in zip(stored, places(model, plan), strict=True):
-            found.append(_stored_again(weights, place, scales, spare_bytes))
+            found.append(_stored_again(weights, place, scales, spare_bytes if filling else None))
             spare_bytes += found[-1].spare_bytes - weights.spare_bytes
     return tuple(found)
 
@@ -133,17 +134,18 @@ def _scaled(scales: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
 
 
 def _stored_again(
-    weights: UnitWeights, place: Place, scales: dict[nn.Module, nn.Parameter], spare_bytes: int
+    weights: UnitWeights, place: Place, scales: dict[nn.Module, nn.Parameter], spare_bytes: int | None
 ) -> UnitWeights:
     """The unit in its stored form, with what was trained; its values are put into its place.
 
-    Each coded matrix may take the bytes it took, and of those that are to spare.
+    Each coded matrix may take the bytes it took and of those that are to spare, or what its rate says if that is None.
     """
     found: list[Matrix] = []
     for module, matrix, linear in zip(place.matrices, weights.matrices, weights.unit.linears, strict=True):
         taken = matrix.size_bytes if isinstance(matrix, CodedMatrix) else 0
-        largest = larger_bytes(sum(linear_bytes(linear, weights.unit.rate)))
-        most = max(taken, min(taken + spare_bytes, largest))
+        rate_bytes = sum(linear_bytes(linear, weights.unit.rate))
+        most = rate_bytes if spare_bytes is None else min(taken + spare_bytes, larger_bytes(rate_bytes))
+        most = max(taken, most)
         if isinstance(matrix, Tensor):
             found.append(matrix)
         elif parametrize.is_parametrized(module, "weight"):
@@ -154,7 +156,8 @@ def _stored_again(
             found.append(_rescaled(matrix, scales[module].data, most))
         else:
             found.append(matrix)
-        spare_bytes += taken - (found[-1].size_bytes if isinstance(found[-1], CodedMatrix) else 0)
+        if spare_bytes is not None and isinstance(found[-1], CodedMatrix):
+            spare_bytes += taken - found[-1].size_bytes
     again = UnitWeights(weights.unit, tuple(found), tuple(x.detach().bfloat16() for x in vectors(place)))
     put(again, place)
     return again

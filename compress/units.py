@@ -111,7 +111,7 @@ def put(weights: UnitWeights, place: Place) -> None:
 def to_bytes(weights: UnitWeights) -> bytes:
     """The unit's tensor as stored, which `models.modeling_tightfit.read_unit` reads: each matrix, then the vectors.
 
-    Exactly as many bytes as `unit_bytes` says; where its rate is a coded one at most its spare bytes fewer.
+    Exactly as many bytes as `unit_bytes` says; where its rate is a coded one at most that less its spare bytes.
     """
     data = b"".join([*map(_matrix_bytes, weights.matrices), *map(_raw, weights.vectors)])
     most, coded = unit_bytes(weights.unit) - weights.spare_bytes, isinstance(weights.unit.rate, Coded)

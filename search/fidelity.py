@@ -203,9 +203,11 @@ class Examination:
         if (known := read_keyed(path, key)) is not None:
             return known
         candidate = self.workbench.assembler.assembled(plan)
-        # what all proxies share is not among anyone's seconds
+        # what all proxies share is not among anyone's seconds, nor what the bank knows of options
         self.workbench.prefixes.divergence(candidate, plan.vocabulary, len(RUNG_UTTERANCES) - 1)
         self.workbench.processor(plan.vocabulary)
+        for errors in self.errors.values():
+            errors(Tryout(plan, candidate, 0))
         cheap: dict[str, dict[str, float]] = {}
         for name, (proxy, rung) in self.proxies.items():
             started = time.monotonic()

@@ -95,7 +95,7 @@ def _search(job: Job) -> None:
     heal_steps = job.settings.trial_heal_steps
     losses = losses_of(job.limits, job.source.vocabulary.coverage, measured)
     job.study.sampler = sampler_named(job.settings.sampler, job.limits, losses, job.settings.seed, heal_steps)
-    warm = warm_starts(job.warm, job.limits, losses, Heal(heal_steps), job.settings.seed)
+    warm = warm_starts(job.settings.warm_start, job.warm, job.limits, losses, Heal(heal_steps), seed=job.settings.seed)
     first = starts(job.limits, losses, Heal(heal_steps), job.settings.trials, warm)
     terms = Terms(job.limits, first, job.settings.seed, job.signature, heal_steps=heal_steps)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))

@@ -131,8 +131,8 @@ def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
 
     On the log of the divergence at the last rung reached, how many sublayers are removed and that squared: how close a
     plan is, how much it keeps, and that too little is lost (decision 0016); and on the steps of healing. Of two plans
-    that keep as much the closer one is expected to be better, be it closer than any before. Nothing where no trial is
-    complete, and nothing of trials without a score.
+    that keep as much the closer one is never expected to be worse, be it closer than any before. Nothing where no trial
+    is complete, and nothing of trials without a score.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and _scored(trial)]
     found: dict[int, float] = {}
@@ -146,8 +146,13 @@ def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
             continue
         table = np.array([_features(trial, rung) for trial in [*complete, *(trial for _, trial in known)]])
         losses = np.array([trial.values[0] for trial in complete])
+        means = table.mean(0)
+        closer, farther = ridge(table[: len(complete)], losses, np.stack([means, means + np.eye(len(means))[0]]))
+        if farther < closer:
+            table[:, 0] = 0
         guessed = ridge(table[: len(complete)], losses, table[len(complete) :])
-        found |= {i: float(loss) for (i, _), loss in zip(known, np.clip(guessed, 0, 100), strict=True)}
+        # below 0 the order still says which to try
+        found |= {i: float(loss) for (i, _), loss in zip(known, np.minimum(guessed, 100), strict=True)}
     return found
 
 

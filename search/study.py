@@ -32,12 +32,7 @@ _FILE = "study.db"
 @contextmanager
 def open_study(settings: SearchSettings, shared: dict[str, Any]) -> Iterator[optuna.Study]:
     """The study of this name, made or taken up. Raises UserError where settings differ or the storage fails."""
-    file = settings.folder / _FILE
-    url = settings.storage or f"{_SQLITE}{file}"
-    if not file.exists():
-        # the log of a killed run's file that was removed is none of the new one's
-        for left in settings.folder.glob(f"{_FILE}-*"):
-            left.unlink()
+    url = settings.storage or f"{_SQLITE}{settings.folder / _FILE}"
     with _storage_errors(url), _storage(url) as storage:
         study = optuna.create_study(
             storage=storage,
@@ -69,13 +64,12 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
         try:
             study = optuna.load_study(storage=storage, study_name=name)
         except KeyError as error:
-            raise UserError(f"--warm-start {name}: no study of this name in {url}") from error
-        before = study.user_attrs.get(_SETTINGS_KEY, {})
-        differing = [key for key in shared if before.get(key) != shared[key]]
-        if differing:
             raise UserError(
-                f"--warm-start {name}: has another {' and '.join(differing)}; its plans are none of this study's"
-            )
+                f"--warm-start {name}: no study of this name in {url}; give the name of one there"
+            ) from error
+        before = study.user_attrs.get(_SETTINGS_KEY, {})
+        if changes := _difference(before, shared):
+            raise UserError(f"--warm-start {name}: its plans are of other settings ({changes}); give another, or none")
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
@@ -115,12 +109,16 @@ def _log_ahead(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _refuse_difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [key for key in now if before.get(key) != now[key]]
-    if differing:
-        changes = "; ".join(f"{key} was {json.dumps(before.get(key))}, now {json.dumps(now[key])}" for key in differing)
+    if changes := _difference(before, now):
         raise UserError(
             f"study {name!r} was made with other settings ({changes}); take its settings or another --study"
         )
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what settings differ from earlier ones."""
+    differing = [key for key in now if before.get(key) != now[key]]
+    return "; ".join(f"{key} was {json.dumps(before.get(key))}, now {json.dumps(now[key])}" for key in differing)
 
 
 @contextmanager

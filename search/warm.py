@@ -23,14 +23,14 @@ KIND = "warm start"
 # The best plans that are taken over.
 _MOST = 8
 # What both studies must share for the plans of one to be plans of the other.
-_SHARED = ("format", "model", "rates")
+_SHARED = ("format", "model", "data", "langs", "rates")
 
 
 def best_trials(settings: SearchSettings, shared: Mapping[str, Any]) -> list[FrozenTrial]:
     """The best trials of the study `settings.warm_start`, each plan once, however long it was healed.
 
-    None where it names none. Raises UserError for a study that is not there, has no complete trial, or is of another
-    model than `shared` says.
+    None where it names none. Raises UserError for a study that is not there, has no complete trial, or differs from
+    `shared` in what plans depend on: tokens are ranked by data and languages.
     """
     name = settings.warm_start
     if name is None:
@@ -48,9 +48,15 @@ def best_trials(settings: SearchSettings, shared: Mapping[str, Any]) -> list[Fro
 
 
 def warm_starts(
-    trials: Sequence[FrozenTrial], limits: Limits, losses: Mapping[str, Loss], heal: Heal, seed: int
+    study: str | None,
+    trials: Sequence[FrozenTrial],
+    limits: Limits,
+    losses: Mapping[str, Loss],
+    heal: Heal,
+    *,
+    seed: int,
 ) -> list[Start]:
-    """The plans of another study's trials, the best first, made to fit and healed for `heal`.
+    """The plans of another `study`'s trials, the best first, made to fit and healed for `heal`.
 
     Where a plan was made of a policy it is made of it again, for this bound and from the last of `losses`, and the
     sampler learns from the policy. Other plans are repaired into the limits.
@@ -58,7 +64,7 @@ def warm_starts(
     basis = list(losses)[-1]
     attribute, shaped = policy_attribute(basis), policy_loss(limits.layout, losses[basis])
     found: dict[Plan, Start] = {}
-    for place, trial in enumerate(trials, 1):
+    for trial in trials:
         policy = trial.user_attrs.get(attribute)
         if policy is not None:
             plan = least_loss_plan(limits, shaped(policy), heal, POLICY_GAP)
@@ -66,5 +72,5 @@ def warm_starts(
             earlier = replace(decode(trial.params, limits.layout), heal=heal)
             plan = repair(earlier, limits, trial_seed(seed, trial.number))
         kept = {} if policy is None else {attribute: policy}
-        found.setdefault(plan, Start(KIND, f"number {place}, trial {trial.number}", plan, kept))
+        found.setdefault(plan, Start(KIND, f"{study}, trial {trial.number}", plan, kept))
     return list(found.values())

@@ -120,3 +120,15 @@ def test_a_table_of_few_values_fills_its_bytes() -> None:
         most_bytes = round(bits * table.numel() / 8) + 50
         coded = code_matrix(table, tokens, most_bytes)
         assert 0.97 * most_bytes <= coded.size_bytes <= most_bytes
+
+
+@pytest.mark.parametrize(("entries", "deviation", "largest"), [(200_000, 4, 1500), (400_000, 8, 1000), (3_000, 1, 3)])
+def test_streams_of_few_large_symbols_among_many_small_ones_keep_to_the_bound(
+    entries: int, deviation: float, largest: int
+) -> None:
+    """Symbols between them are in the table and not in the matrix: the coder gives each of them a chance."""
+    drawn = deviation * torch.randn(entries // 100, 100, generator=torch.Generator().manual_seed(0))
+    drawn[0, 0], drawn[-1, -1] = largest, -largest
+    rows, columns = torch.zeros(len(drawn), dtype=torch.int32), torch.zeros(100, dtype=torch.int32)
+    found = CodedMatrix(drawn.round().to(torch.int16), 1.0, rows, columns, 1, transposed=False)
+    assert found.size_bytes - 8 <= len(to_bytes(found)) <= found.size_bytes

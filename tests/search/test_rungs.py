@@ -130,6 +130,12 @@ def test_a_plan_closer_than_any_before_is_expected_to_be_better() -> None:
     losses = [trial.values[0] for trial in SeenStudy(study).get_trials()[len(known) :]]
     assert losses == sorted(losses)
     assert len(set(losses)) == len(losses)
+    misleading = in_memory()
+    for divergence, loss in [(2.8, 66.6), (3.6, 67.0), (1.8, 68.0), (1.5, 82.6), (4.9, 77.4)]:
+        add(misleading, 1, [divergence, divergence], loss)
+    for divergence in (0.1, 1.0):
+        add(misleading, 1, [divergence], None)
+    assert len({trial.values[0] for trial in SeenStudy(misleading).get_trials()[-2:]}) == 1
 
 
 def test_pruned_trials_stay_where_nothing_is_complete() -> None:

@@ -50,15 +50,15 @@ def test_plans_are_made_to_fit_and_policies_made_anew_and_learnt_from(source: So
     attribute = policy_attribute(list(losses)[-1])
     plans = [repair(uniform_plan(source.layout, WHOLE, HEAL), above, seed) for seed in (1, 2)]
     trials = [trial_of(source, plans[0], 10.0, **{attribute: policy}), trial_of(source, plans[1], 20.0)]
-    found = warm_starts(trials, limits, losses, HEAL, seed=0)
+    found = warm_starts("first", trials, limits, losses, HEAL, seed=0)
     assert [start.kind for start in found] == [KIND, KIND]
     assert all(limits.hold(start.plan) and start.plan.heal == HEAL for start in found)
     assert [dict(start.kept) for start in found] == [{attribute: policy}, {}]
     assert limits.bytes_of(found[0].plan) > 0.95 * limits.size_range.bound_bytes, "the allocator fills the bound"
-    assert warm_starts(trials, limits, losses, HEAL, seed=0) == found
-    assert not warm_starts([], limits, losses, HEAL, seed=0)
+    assert warm_starts("first", trials, limits, losses, HEAL, seed=0) == found
+    assert not warm_starts("first", [], limits, losses, HEAL, seed=0)
     again = [*trials, trial_of(source, plans[0], 30.0, **{attribute: policy})]
-    assert len(warm_starts(again, limits, losses, HEAL, seed=0)) == 2
+    assert len(warm_starts("first", again, limits, losses, HEAL, seed=0)) == 2
     kinds = [start.kind for start in starts(limits, losses, HEAL, 40, found)]
     assert kinds == sorted(kinds, key=["baseline", "allocator", KIND, "narrowed"].index)
 
@@ -77,7 +77,7 @@ def test_a_study_begins_with_the_best_of_another(first: list[str]) -> None:
     study = optuna.load_study(storage="sqlite:///studies/second/study.db", study_name="second")
     warm = [trial for trial in study.trials if KIND in trial.user_attrs]
     assert warm
-    assert warm[0].user_attrs[KIND].startswith("number 1, trial ")
+    assert warm[0].user_attrs[KIND].startswith("first, trial ")
     ended = len(study.trials)
     assert launch.main(["--bin", "2", "--trials", "16", "--study", "second", "--warm-start", "first", *first]) == 0
     assert len(optuna.load_study(storage=study._storage, study_name="second").trials) == ended
@@ -96,8 +96,10 @@ def test_what_is_no_warm_start_is_refused_in_one_line(first: list[str], capsys: 
     )
     assert said("second") == "tightfit: --warm-start second: is this study itself; give the name of another\n"
     assert said("first", "--rates", "coded") == (
-        "tightfit: --warm-start first: has another rates; its plans are none of this study's\n"
+        'tightfit: --warm-start first: its plans are of other settings (rates was "packed", now "coded"); '
+        "give another, or none\n"
     )
+    assert 'langs was ["en-de", "en-zh"], now ["en-de"]' in said("first", "--langs", "en-de")
     assert said("third", "--storage", "sqlite:///studies/first/study.db").startswith(
         "tightfit: --warm-start third: no study of this name in sqlite:///studies/first/study.db"
     )
