@@ -63,6 +63,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert launch.main([*words, "--trials", str(TRIALS)]) == 0
+    files = [file.name for file in (folder / "studies" / "bin2").glob("study.db*")]
+    assert files == ["study.db"], "the log is in the file"
     return folder
 
 
@@ -91,7 +93,6 @@ def test_every_trial_and_every_artefact_is_inside_the_bin(finished: Path) -> Non
     for trial in trials_of(study):
         assert summary["least_bytes"] <= trial.user_attrs["bytes"] < summary["bound_bytes"]
     assert summary["finalists"]
-    assert [file.name for file in study.glob("study.db*")] == ["study.db"], "the log is in the file"
     for finalist in summary["finalists"]:
         folder = finished / finalist["path"]
         assert folder_bytes(folder) == finalist["bytes_on_disk"]
