@@ -70,7 +70,7 @@ def encode_table(unit: Unit, table: TableRows, hessian: Hessian, tolerance: floa
     hessian.findings(unit.name)
     stored: Matrix
     if isinstance(rate, Coded):
-        most_bytes = sum(linear_bytes(unit.linears[0], rate))
+        most_bytes = linear_bytes(unit.linears[0], rate)
         if table.entries > _SLICE_ENTRIES:
             return _code_slices(table, hessian, most_bytes, tolerance)
         stored = code_matrix(table.of(torch.arange(len(table.kept))), hessian, most_bytes, tolerance)

@@ -143,7 +143,7 @@ def _stored_again(
     found: list[Matrix] = []
     for module, matrix, linear in zip(place.matrices, weights.matrices, weights.unit.linears, strict=True):
         taken = matrix.size_bytes if isinstance(matrix, CodedMatrix) else 0
-        rate_bytes = sum(linear_bytes(linear, weights.unit.rate))
+        rate_bytes = linear_bytes(linear, weights.unit.rate)
         most = rate_bytes if spare_bytes is None else min(taken + spare_bytes, larger_bytes(rate_bytes))
         most = max(taken, most)
         if isinstance(matrix, Tensor):

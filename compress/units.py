@@ -33,7 +33,7 @@ class UnitWeights:
     def spare_bytes(self) -> int:
         """Bytes that its coded matrices leave of what the rate says; negative where they have of what others left."""
         return sum(
-            sum(linear_bytes(linear, self.unit.rate)) - stored.size_bytes
+            linear_bytes(linear, self.unit.rate) - stored.size_bytes
             for linear, stored in zip(self.unit.linears, self.matrices, strict=True)
             if isinstance(stored, CodedMatrix)
         )
@@ -79,7 +79,7 @@ def encode(
     for index, (module, hessian) in enumerate(zip(place.matrices, hessians, strict=True)):
         found = encode_matrix(matrix(module), unit, index, hessian, tolerance, spare_bytes=spare_bytes or 0)
         if spare_bytes is not None and isinstance(found, CodedMatrix):
-            spare_bytes += sum(linear_bytes(unit.linears[index], unit.rate)) - found.size_bytes
+            spare_bytes += linear_bytes(unit.linears[index], unit.rate) - found.size_bytes
         stored.append(found)
     return UnitWeights(unit, tuple(stored), tuple(x.detach().bfloat16() for x in vectors(place)))
 
@@ -89,7 +89,7 @@ def encode_matrix(
 ) -> Matrix:
     """Matrix `index` of a unit (rows, columns) in its stored form."""
     if isinstance(unit.rate, Coded):
-        rate_bytes = sum(linear_bytes(unit.linears[index], unit.rate))
+        rate_bytes = linear_bytes(unit.linears[index], unit.rate)
         most = min(rate_bytes + max(0, spare_bytes), larger_bytes(rate_bytes))
         return code_matrix(values, hessian, most, tolerance)
     return values.bfloat16() if unit.rate.bits == 16 else quantize(values, unit.rate, hessian)

@@ -20,6 +20,7 @@ from corpora.roles import DIRECTIONS, Corpus
 from models.loading import Source
 from scoring.metrics import score
 from scoring.translate import DECODING, translate
+from search.study import best_first
 from search.workbench import Workbench
 from space.files import write_whole
 from space.fill import filled
@@ -60,12 +61,9 @@ def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTr
     healing alone the best one counts.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    ranked = sorted(complete, key=lambda trial: (trial.values[0], trial.number))
-    plans: dict[str, FrozenTrial] = {}
-    for trial in ranked:
-        plans.setdefault(json.dumps({**trial.params, "heal_steps": 0}, sort_keys=True), trial)
-    baseline = next((trial for trial in ranked if "baseline" in trial.user_attrs), None)
-    return list(plans.values())[:count], baseline
+    baselines = [trial for trial in complete if "baseline" in trial.user_attrs]
+    best = best_first(complete, ("heal_steps",))
+    return best[:count], next(iter(best_first(baselines, ())), None)
 
 
 def examine(

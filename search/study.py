@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -71,6 +71,15 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
         if changes := _difference(before, shared):
             raise UserError(f"--warm-start {name}: its plans are of other settings ({changes}); give another, or none")
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def best_first(trials: Iterable[FrozenTrial], besides: Collection[str]) -> list[FrozenTrial]:
+    """Complete trials by loss; of those whose parameters differ in `besides` alone the best one."""
+    found: dict[str, FrozenTrial] = {}
+    for trial in sorted(trials, key=lambda one: (one.values[0], one.number)):
+        plan = {name: value for name, value in trial.params.items() if name not in besides}
+        found.setdefault(json.dumps(plan, sort_keys=True), trial)
+    return list(found.values())
 
 
 @contextmanager

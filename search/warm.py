@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from optuna.trial import FrozenTrial
 from search.baselines import Start, least_loss_plan
 from search.samplers import POLICY_GAP, policy_attribute, trial_seed
 from search.settings import SearchSettings
-from search.study import complete_trials
+from search.study import best_first, complete_trials
 from space.errors import UserError
 from space.genes import decode, repair
 from space.limits import Limits
@@ -40,11 +39,7 @@ def best_trials(settings: SearchSettings, shared: Mapping[str, Any]) -> list[Fro
     trials = complete_trials(settings, name, {key: shared[key] for key in _SHARED})
     if not trials:
         raise UserError(f"--warm-start {name}: has no complete trial yet; let it run on, or leave this out")
-    found: dict[str, FrozenTrial] = {}
-    for trial in sorted(trials, key=lambda one: (one.values[0], one.number)):
-        plan = {name: value for name, value in trial.params.items() if not name.startswith("heal_")}
-        found.setdefault(json.dumps(plan, sort_keys=True), trial)
-    return list(found.values())[:_MOST]
+    return best_first(trials, ("heal_steps", "heal_rank", "heal_rate"))[:_MOST]
 
 
 def warm_starts(

@@ -57,20 +57,20 @@ def units(layout: Layout, plan: Plan) -> Iterator[Unit]:
     yield Unit("norms", (), WHOLE, layout.final_norms)
 
 
-def linear_bytes(linear: Linear, rate: Rate) -> tuple[int, int]:
-    """Bytes of a matrix without its bias: entries and scales; where it is coded the most it may take, and 0."""
+def linear_bytes(linear: Linear, rate: Rate) -> int:
+    """Bytes of a matrix without its bias: entries and scales; where it is coded the most its rate says."""
     entries = linear.rows * linear.columns
     if isinstance(rate, Coded):
-        return CODED_FRAME_BYTES + int(entries * rate.bits / 8), 0
+        return CODED_FRAME_BYTES + int(entries * rate.bits / 8)
     if rate.bits == 16:
-        return 2 * entries, 0
-    return -(-entries * rate.bits // 8), 2 * linear.rows * -(-linear.columns // rate.group)
+        return 2 * entries
+    return -(-entries * rate.bits // 8) + 2 * linear.rows * -(-linear.columns // rate.group)
 
 
 @lru_cache(maxsize=65_536)
 def unit_bytes(unit: Unit) -> int:
     """Bytes of a unit's tensor; the most it may take where its rate is a coded one."""
-    matrices = sum(sum(linear_bytes(linear, unit.rate)) for linear in unit.linears)
+    matrices = sum(linear_bytes(linear, unit.rate) for linear in unit.linears)
     biases = sum(linear.rows for linear in unit.linears if linear.bias)
     return matrices + 2 * (biases + unit.norm_parameters)
 
