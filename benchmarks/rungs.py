@@ -1,9 +1,12 @@
-"""What rungs save and what they cost: ``python -m benchmarks.rungs``, some three hours on two cores
+"""What rungs save and what they cost: ``python -m benchmarks.rungs``, some ninety minutes on one core
 
 One study of bin 3 in which every trial goes through every rung, is healed for its steps and translates; the sampler is
 the default one. Then rungs decide about the very same trials, in their order, at several shares of survival: which
 would have been ended, how many seconds that would have saved, and how much of the front would be left. The front's
 hypervolume is over loss (100 - chrF) and bytes, up to the median loss of all trials and twice the bound.
+
+Trials are healed for half the steps of a search's: rungs save more where healing is longer. The study is kept as
+studies/benchmark-rungs.log, beside the bank of searches; the same command takes a run up that was killed.
 """
 
 from __future__ import annotations
@@ -15,18 +18,19 @@ from statistics import median
 from typing import Any
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 
-from benchmarks.measured import bundled
 from benchmarks.publish import publish, target
+from search.banking import measured_sensitivities
 from search.baselines import losses_of, starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
+from search.opening import opened, workbench_of
 from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Score, promising, score_of
 from search.samplers import sampler_named
-from search.workbench import sensitivities
-from space.bins import bin_range
-from space.genes import HEAL_STEPS
-from space.limits import Limits
+from search.settings import SearchSettings
 from space.plan import Heal
 
 BIN = 3
@@ -78,20 +82,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--sampler", default="policy")
+    parser.add_argument("--heal-steps", type=int, default=25)
     options = parser.parse_args()
-    source, _, workbench = bundled()
-    limits = Limits(source.layout, bin_range(BIN, source.layout.source_bytes), source.fixed_bytes)
-    measured = sensitivities(workbench, source.layout).loss
-    losses = losses_of(limits, source.vocabulary.coverage, measured)
-    first = starts(limits, losses, Heal(HEAL_STEPS), options.trials)
+    settings, console = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN), Console()
+    inputs = opened(settings)
+    limits, coverage = inputs.limits, inputs.source.vocabulary.coverage
+    workbench = workbench_of(settings, inputs, console)
+    losses = losses_of(limits, coverage, measured_sensitivities(workbench, limits.layout, console).loss)
+    first = starts(limits, losses, Heal(options.heal_steps), options.trials)
     study = optuna.create_study(
-        directions=["minimize", "minimize"], sampler=sampler_named(options.sampler, limits, losses, seed=0)
+        storage=JournalStorage(JournalFileBackend(str(settings.root / "benchmark-rungs.log"))),
+        study_name=f"{options.sampler}, {options.heal_steps} steps",
+        directions=["minimize", "minimize"],
+        sampler=sampler_named(options.sampler, limits, losses, 0, options.heal_steps),
+        load_if_exists=True,
     )
 
     def said(trial: FrozenTrial) -> None:
         print(trial.number, [round(x, 4) for x in trial.user_attrs[DIVERGENCES]], trial.user_attrs[SECONDS], flush=True)
 
-    run_trials(study, workbench, Terms(limits, first, 0, "benchmark", ALL), options.trials, said)
+    terms = Terms(limits, first, 0, "benchmark", ALL, options.heal_steps)
+    run_trials(study, workbench, terms, options.trials, said)
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     bound = limits.size_range.bound_bytes
     reference = median(trial.values[0] for trial in trials), 2.0 * bound
