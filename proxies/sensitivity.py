@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -122,19 +123,29 @@ class _Curves:
 def measure(
     layout: Layout,
     score: Callable[[Plan], float],
-    known: Measured,
+    known: Callable[[], Measured],
     save: Callable[[Measured], None],
     progress: Callable[[str], None] = lambda _name: None,
+    *,
+    begin: int = 0,
 ) -> Sensitivities:
-    """Scores what is not `known` yet; all is saved after each choice, and `progress` told the choice of each plan."""
-    found = {name: dict(values) for name, values in known.items()}
-    asked = list(points(layout))
-    for position, (name, called, plan) in enumerate(asked):
-        values = found.setdefault(name, {})
-        if called not in values:
-            found_score = score(plan)
-            values[called] = found_score if math.isfinite(found_score) else _BROKEN
-        progress(name)
-        if position + 1 == len(asked) or asked[position + 1][0] != name:
+    """Scores what is not `known` yet; all is saved after each choice of which something was scored.
+
+    What is known is asked before each choice, as other workers measure too; those that `begin` with other choices, by
+    number, meet late. `progress` is told the choice of each plan.
+    """
+    found: dict[str, dict[str, float]] = {}
+    choice_by_choice = [list(asked) for _, asked in groupby(points(layout), key=lambda one: one[0])]
+    first = begin % len(choice_by_choice)
+    for asked in [*choice_by_choice[first:], *choice_by_choice[:first]]:
+        for name, values in known().items():
+            found.setdefault(name, {}).update(values)
+        missing = [one for one in asked if one[1] not in found.get(one[0], {})]
+        for name, called, plan in missing:
+            value = score(plan)
+            found.setdefault(name, {})[called] = value if math.isfinite(value) else _BROKEN
+        for name, _, _ in asked:
+            progress(name)
+        if missing:
             save(found)
     return Sensitivities(layout, found)

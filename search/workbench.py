@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
 from proxies.divergence import divergence
 from proxies.prefixes import Prefixes
-from proxies.sensitivity import Sensitivities
+from proxies.sensitivity import Measured, Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
 from proxies.translations import Translations
 from scoring.translate import DECODING, most_tokens, translate
@@ -177,15 +178,23 @@ def _translations(
 def sensitivities(
     workbench: Workbench, layout: Layout, progress: Callable[[str], None] = lambda _name: None
 ) -> Sensitivities:
-    """Of a layout's options, on the utterances of the first rung; the bank has those measured before."""
+    """Of a layout's options, on the utterances of the first rung; the bank has those measured before.
+
+    Workers that share a bank begin with different choices, and find what the others measured.
+    """
     folder, name = workbench.folder, f"sensitivities-{RUNG_UTTERANCES[0]}"
 
     def score(plan: Plan) -> float:
         candidate = workbench.assembler.assembled(plan)
         return workbench.prefixes.divergence(candidate, plan.vocabulary, 0)
 
-    known = folder.read_json(name) or {}
-    return measure_sensitivities(layout, score, known, lambda found: folder.write_json(name, found), progress)
+    def known() -> Measured:
+        return folder.read_json(name) or {}
+
+    def save(found: Measured) -> None:
+        folder.write_json(name, found)
+
+    return measure_sensitivities(layout, score, known, save, progress, begin=os.getpid())
 
 
 def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:

@@ -31,7 +31,7 @@ def scored(layout: Layout, known: Measured | None = None) -> tuple[Sensitivities
         asked.append(plan)
         return sum(loss(name, option) for name, option in choices_of(layout, plan).items())
 
-    return measure(layout, score, known or {}, saved.append), asked, saved
+    return measure(layout, score, lambda: known or {}, saved.append), asked, saved
 
 
 def test_every_plan_changes_one_option_of_the_source(layout: Layout) -> None:
@@ -79,6 +79,34 @@ def test_what_is_known_is_not_measured_again(layout: Layout) -> None:
     assert again.measured == whole.measured
 
 
+def test_workers_that_share_begin_with_different_choices_and_find_what_others_measured(layout: Layout) -> None:
+    whole, everything, _ = scored(layout)
+    shared: dict[str, dict[str, float]] = {}
+    mine, others = list[str](), list[str]()
+
+    def save(found: Measured) -> None:
+        shared.update({name: dict(values) for name, values in found.items()})
+
+    def score(plan: Plan) -> float:
+        changed = next(key for key, option in choices_of(layout, plan).items() if option != source[key])
+        mine.append(changed)
+        if mine == [changed]:  # another worker goes through half of the choices meanwhile, from another place
+            for name in list(choices(layout))[: len(choices(layout)) // 2]:
+                shared[name] = dict(whole.measured[name])
+                others.extend([name] * len(shared[name]))
+        return prior(plan)
+
+    source, loss = choices_of(layout, uniform_plan(layout, WHOLE)), prior_loss(layout)
+
+    def prior(plan: Plan) -> float:
+        return sum(loss(name, option) for name, option in choices_of(layout, plan).items())
+
+    found = measure(layout, score, lambda: shared, save, begin=3)
+    assert mine[0] == list(choices(layout))[-1 - 3]
+    assert len(mine) + len(others) == len(everything)
+    assert found.measured == whole.measured
+
+
 def test_packed_rates_are_measured_beside_coded_ones(layout: Layout) -> None:
     coded, _, _ = scored(layout)
     packed = replace(layout, rates=LADDERS["packed"])
@@ -92,7 +120,7 @@ def test_packed_rates_are_measured_beside_coded_ones(layout: Layout) -> None:
 
 
 def test_what_breaks_the_model_is_dear(layout: Layout) -> None:
-    found = measure(layout, lambda _plan: float("nan"), {}, lambda _found: None)
+    found = measure(layout, lambda _plan: float("nan"), dict, lambda _found: None)
     assert found.loss("decoder.0.ffn", REMOVED) >= 1000
     assert json.dumps(found.measured, allow_nan=False)
 
