@@ -110,6 +110,10 @@ class SeenStudy(Study):
     def __init__(self, study: Study) -> None:
         self.__dict__.update(study.__dict__)
 
+    def complete(self) -> list[FrozenTrial]:
+        """The trials that went through every rung."""
+        return super()._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from optuna import Study, create_study
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.baselines import least_loss_plan
 from search.rungs import SeenStudy
 from space.errors import UserError
-from space.genes import HEAL_STEPS, decode, distributions, encode, repair
+from space.genes import HEAL_STEPS, decode, distributions, encode, repair, swapped
 from space.limits import Limits
 from space.plan import Heal, Plan
 from space.policy import Loss, multipliers, policy_loss
@@ -38,7 +39,8 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: QMCSampler(seed=seed, warn_asynchronous_seeding=False),
     "random": lambda seed: RandomSampler(seed=seed),
 }
-SAMPLER_NAMES = (*POLICIES, *SAMPLERS)
+SWAP = "swap"
+SAMPLER_NAMES = (*POLICIES, SWAP, *SAMPLERS)
 
 
 class PlanSampler(BaseSampler):
@@ -54,7 +56,7 @@ class PlanSampler(BaseSampler):
         self._space = distributions(limits.layout, heal_steps)
 
     @abstractmethod
-    def _proposed(self, study: Study, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+    def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         """A plan inside the limits, and what the trial keeps of how it came about, by user attribute.
 
         The study is one in which pruned trials are complete.
@@ -93,7 +95,7 @@ class RepairingSampler(PlanSampler):
         super().__init__(limits, seed, heal_steps)
         self._make_inner = make_inner
 
-    def _proposed(self, study: Study, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+    def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         inner = self._make_inner(seed)
         inner.before_trial(study, trial)
         known = inner.infer_relative_search_space(study, trial)
@@ -102,6 +104,33 @@ class RepairingSampler(PlanSampler):
             if name not in params:
                 params[name] = inner.sample_independent(study, trial, name, distribution)
         return repair(decode(params, self._limits.layout), self._limits, seed), {}
+
+
+class SwapSampler(PlanSampler):
+    """Evolution from the best plan so far, one exchange of bytes after another (EvoPress: `space.genes.swapped`).
+
+    Its narrowing of candidates over stages is what rungs do. Only trials that went through all of them are built on.
+    Plans are healed for as long as trials can; before any is complete they are drawn at random.
+    """
+
+    def __init__(self, limits: Limits, seed: int, heal_steps: int) -> None:
+        super().__init__(limits, seed, heal_steps)
+        self._heal = Heal(heal_steps)
+        self._random = RepairingSampler(SAMPLERS["random"], limits, seed, heal_steps)
+
+    def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+        complete = study.complete()
+        if not complete:
+            plan, _ = self._random._proposed(study, trial, seed)
+            return replace(plan, heal=self._heal), {}
+        best = min(complete, key=lambda one: (one.values[0], one.number))
+        parent = replace(decode(best.params, self._limits.layout), heal=self._heal)
+        tried = [one.params for one in study.get_trials(deepcopy=False)]
+        for again in range(_TRIES):
+            plan = swapped(parent, self._limits, (seed + again * _NEXT_SEED) % 2**32)
+            if encode(plan, self._limits.layout) not in tried:
+                break
+        return plan, {}
 
 
 class PolicySampler(PlanSampler):
@@ -134,7 +163,7 @@ class PolicySampler(PlanSampler):
         self._none = dict.fromkeys(self._multipliers, 0.0)
         self._start = encode(least_loss_plan(limits, loss, self._heal), limits.layout)
 
-    def _proposed(self, study: Study, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+    def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         policies = create_study()
         trials = study.get_trials(deepcopy=False)
         for one in trials:
@@ -174,6 +203,8 @@ def sampler_named(
     if name in POLICIES:
         basis = list(losses)[-1]
         return PolicySampler(POLICIES[name], limits, seed, heal_steps, basis=basis, loss=losses[basis])
+    if name == SWAP:
+        return SwapSampler(limits, seed, heal_steps)
     return RepairingSampler(SAMPLERS[name], limits, seed, heal_steps)
 
 

@@ -19,6 +19,8 @@ from space.rates import Coded, Packed, rate_named
 HEAL_STEPS = 50
 HEAL_RANKS = (0, 8, 32)
 HEAL_RATES = (0.5, 1.0, 2.0)
+# How many things of a plan are exchanged at most.
+_MOST_SWAPS = 3
 # Parameters of a sublayer: how much stays, in steps of `space.choices.sizes`, and the rate.
 _NAMES = {"attention": ("heads", "attention_rate"), "ffn": ("width", "ffn_rate")}
 
@@ -123,34 +125,58 @@ def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
     limits.check()
     rng = random.Random(seed)
     plan = _heard(_pinned(plan, limits), limits)
-    chosen, layout = choices_of(limits.layout, plan), limits.layout
+    chosen = choices_of(limits.layout, plan)
 
-    def step(by: int) -> bool:
-        """Moves one knob, chosen at random among those that can move and keep to the limits; False where none can."""
-        nonlocal chosen
-        movable = list(knobs(chosen, layout))
-        rng.shuffle(movable)
-        for knob in movable:
-            option = _allowed_step(knob, by, limits)
-            if option is None:
-                continue
-            candidate = {**chosen, knob.name: option}
-            moved = plan_of(layout, candidate, plan.heal)
-            if hears(moved) and (by < 0 or limits.bytes_of(moved) < limits.size_range.bound_bytes):
-                chosen = candidate
-                return True
-        return False
+    def moved(by: int) -> bool:
+        return _moved(chosen, by, limits, rng) is not None
 
     def size() -> int:
-        return limits.bytes_of(plan_of(layout, chosen, plan.heal))
+        return limits.bytes_of(plan_of(limits.layout, chosen, plan.heal))
 
     while size() >= limits.size_range.bound_bytes:
-        if not step(-1):
+        if not moved(-1):
             raise AssertionError(f"{limits.size_range.name}: stuck above the bound, though something fits")
     while size() < limits.size_range.least_bytes:
-        if not step(+1):
+        if not moved(+1):
             raise AssertionError(f"{limits.size_range.name}: stuck under the lower bound, though something fits")
-    return plan_of(layout, chosen, plan.heal)
+    return plan_of(limits.layout, chosen, plan.heal)
+
+
+def swapped(plan: Plan, limits: Limits, seed: int) -> Plan:
+    """A plan inside the limits with one to three of its things exchanged, deterministic in `seed`.
+
+    Each time something goes a step down, and others go up, a step each, until the plan has the bytes it had or nothing
+    more fits: the level switch of EvoPress (Sieberling et al. 2024, arXiv 2410.14649, section 3), of things that are
+    not all of one size. Fewer exchanges are likelier than more.
+    """
+    rng = random.Random(seed)
+    before, chosen = limits.bytes_of(plan), choices_of(limits.layout, plan)
+    for _ in range(min(rng.randint(1, _MOST_SWAPS), rng.randint(1, _MOST_SWAPS))):
+        lowered = _moved(chosen, -1, limits, rng)
+        while lowered and limits.bytes_of(plan_of(limits.layout, chosen)) < before:
+            if _moved(chosen, +1, limits, rng, besides=lowered) is None:
+                break
+    return repair(plan_of(limits.layout, chosen, plan.heal), limits, seed)
+
+
+def _moved(
+    chosen: dict[str, Option], by: int, limits: Limits, rng: random.Random, besides: str | None = None
+) -> str | None:
+    """Moves one thing, chosen at random among those that can move inside the limits; its name, None where none can.
+
+    What goes up keeps under the bound, and something goes on hearing. What is `besides` stays.
+    """
+    movable = [knob for knob in knobs(chosen, limits.layout) if knob.name != besides]
+    rng.shuffle(movable)
+    for knob in movable:
+        option = _allowed_step(knob, by, limits)
+        if option is None:
+            continue
+        plan = plan_of(limits.layout, {**chosen, knob.name: option})
+        if hears(plan) and (by < 0 or limits.bytes_of(plan) < limits.size_range.bound_bytes):
+            chosen[knob.name] = option
+            return knob.name
+    return None
 
 
 def _allowed_step(knob: Knob, by: int, limits: Limits) -> Option | None:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from models.loading import Source
 from search.baselines import least_loss_plan, losses_of
@@ -18,7 +19,7 @@ from space.choices import choices_of, sizes
 from space.errors import UserError
 from space.genes import HEAL_STEPS, decode, distributions
 from space.limits import Limits
-from space.plan import Plan, removed_sublayers
+from space.plan import Plan, Sublayer, removed_sublayers
 from space.policy import multipliers, policy_loss
 from tests.tiny import load_tiny
 
@@ -61,7 +62,7 @@ def run(
         trial.set_user_attr("bytes", limits.bytes_of(plans[-1]))
         trial.set_user_attr("removed", removed_sublayers(plans[-1]))
         if number % 2:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, [score(limits, plans[-1]), limits.bytes_of(plans[-1])])
     return study, plans
@@ -108,6 +109,21 @@ def test_no_plan_is_proposed_twice(source: Source) -> None:
     limits = limits_of(source)
     _, plans = run(limits, source, "policy", 24)
     assert len(set(plans)) == len(plans)
+
+
+def test_exchanges_begin_at_the_best_plan_that_went_through_every_rung(source: Source) -> None:
+    """And get somewhere: each plan is a few exchanges from the best of those before it that were complete."""
+    limits = limits_of(source)
+    study, plans = run(limits, source, "swap", 40)
+    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert min(trial.values[0] for trial in complete) < 0.8 * complete[0].values[0]
+    for number, plan in enumerate(plans[1:], 1):
+        best = min((trial for trial in complete if trial.number < number), key=lambda one: (one.values[0], one.number))
+        before, after = (choices_of(limits.layout, one) for one in (plans[best.number], plan))
+        changed = [(after[name], option) for name, option in before.items() if after[name] != option]
+        narrower = [x for x, y in changed if isinstance(x, Sublayer) and isinstance(y, Sublayer) and x.kept < y.kept]
+        assert changed
+        assert len(narrower) <= 3
 
 
 def test_policies_are_learnt_from(source: Source) -> None:

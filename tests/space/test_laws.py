@@ -13,14 +13,14 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from models.layouts import find_anatomy
 from space.bins import BIN_NUMBERS, BINARY, REFERENCE_BYTES, SizeRange, bin_of, bin_range, format_bytes, max_size_range
-from space.choices import choices_of, hears, plan_of
+from space.choices import Option, choices_of, hears, plan_of
 from space.errors import UserError
-from space.genes import Knob, decode, distributions, encode, knobs, repair
+from space.genes import Knob, decode, distributions, encode, knobs, repair, swapped
 from space.layout import Layout, layout_from_config
 from space.limits import Limits, largest_plan, smallest_plan
 from space.pins import read_pins
 from space.plan import Plan, Sublayer, plan_from_json, uniform_plan
-from space.rates import WHOLE
+from space.rates import WHOLE, Coded, Packed
 from space.size import header_bytes, larger_header_bytes, most_unit_bytes, plan_parameters, plan_size, unit_bytes, units
 
 TEXT = {
@@ -133,6 +133,36 @@ def test_any_parameters_give_a_plan_inside_the_limits_or_a_proof_that_there_is_n
     assert hears(repaired)
     assert all(limits.pins.allow(name, option) for name, option in choices_of(layout, repaired).items())
     assert repair(repaired, limits, seed + 1) == repaired
+
+
+@given(plans(), st.sampled_from([1, 2, 3, 4]), PINS, st.integers(0, 1000))
+def test_an_exchange_keeps_to_the_limits_and_takes_from_three_things_at_most(
+    drawn: tuple[Layout, Plan], number: int, texts: list[str], seed: int
+) -> None:
+    layout, plan = drawn
+    try:
+        limits = limits_of(layout, number, texts)
+        limits.check()
+    except UserError:
+        return
+    plan = repair(plan, limits, seed)
+    exchanged = swapped(plan, limits, seed)
+    assert exchanged == swapped(plan, limits, seed)
+    assert limits.hold(exchanged)
+    assert exchanged.heal == plan.heal
+    after = choices_of(layout, exchanged)
+    assert sum(less(after[name], option) for name, option in choices_of(layout, plan).items()) <= 3
+
+
+def less(option: Option, before: Option) -> bool:
+    """Whether fewer heads, channels or tokens stay, or the same at fewer bits."""
+    if isinstance(option, Sublayer) and isinstance(before, Sublayer):
+        return option.kept < before.kept or (option.kept > 0 and option.rate.bits < before.rate.bits)
+    if isinstance(option, int) and isinstance(before, int):
+        return option < before
+    assert isinstance(option, Coded | Packed)
+    assert isinstance(before, Coded | Packed)
+    return option.bits < before.bits
 
 
 @given(plans(), PINS)

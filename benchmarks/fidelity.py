@@ -1,0 +1,83 @@
+"""How well cheap scores rank, bin by bin: ``python -m benchmarks.fidelity``, most of an hour a bin on one core
+
+Plans scored by every proxy at every rung and then carried out in full, as ``launch.py fidelity --bin N --plans 40``
+does it, whose studies they are: what is there is only read, and a run that was killed goes on. A row for each proxy and
+each full evaluation; Spearman's and Kendall's correlations with their 95 % bootstrap intervals, over all plans and in
+the best quarter of them. Targets are on the scores that rungs go by: the last, of which finalists are the best, and the
+divergence before it, which decides what is healed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.publish import publish_beside, target
+from search.fidelity import FidelitySettings, run_fidelity
+from search.settings import SearchSettings
+
+BINS = (2, 3, 4)
+GROUPS = ("all", "best quarter")
+LEAST = {"all": 0.9, "best quarter": 0.6}
+# How a plan heals, as launch.py's defaults are.
+HEAL_STEPS, HEAL_ROWS = 100, 16
+
+
+def said(correlation: dict[str, float | None]) -> str:
+    """A correlation with its interval."""
+    value, low, high = (correlation[key] for key in ("value", "low", "high"))
+    return "none" if value is None else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def rows_of(number: int, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each full evaluation and proxy of a bin."""
+    found = {(one["full"], one["proxy"], one["group"]): one for one in result["table"]}
+    return [
+        {
+            "bin": number,
+            "full": full,
+            "proxy": proxy,
+            "plans": len(result["plans"]),
+            "seconds": round(found[full, proxy, "all"]["seconds"], 3),
+            **{
+                f"{name}, {group}": said(found[full, proxy, group][name.lower()])
+                for name in ("Spearman", "Kendall")
+                for group in GROUPS
+            },
+        }
+        for full, proxy in dict.fromkeys((one["full"], one["proxy"]) for one in result["table"])
+    ]
+
+
+def main() -> None:
+    """One table for all bins."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bins", type=int, nargs="+", default=BINS)
+    parser.add_argument("--plans", type=int, default=40)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    targets = []
+    for number in options.bins:
+        settings = SearchSettings(
+            study=f"bin{number}",
+            trials=options.plans,
+            bin=number,
+            finalist_heal_steps=HEAL_STEPS,
+            heal_rows=HEAL_ROWS,
+        )
+        result = run_fidelity(FidelitySettings(settings, options.plans), Console())
+        rows += rows_of(number, result)
+        for one in result["table"]:
+            gates = one["proxy"].startswith("healed") or one["proxy"] == "divergence, 48"
+            if one["full"] == "healed" and gates:
+                name = f"bin {number}, Spearman of {one['proxy']} with healed chrF, {one['group']}"
+                targets.append(target(name, one["spearman"]["value"], LEAST[one["group"]], at_least=True))
+    publish_beside(
+        "fidelity", rows, targets, lambda row: int(row["bin"]), lambda one: int(one["name"].split()[1].rstrip(","))
+    )
+
+
+if __name__ == "__main__":
+    main()
