@@ -123,6 +123,19 @@ class SeenStudy(Study):
         return [trial for trial in seen if states is None or trial.state in states]
 
 
+class ListedStudy(Study):
+    """A study as a sampler sees it whose trials are those of a list: nothing is copied into a storage."""
+
+    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+        self.__dict__.update(study.__dict__)
+        self._listed = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._listed if states is None or trial.state in states]
+
+
 def _completed(trial: FrozenTrial, loss: float) -> FrozenTrial:
     found = copy(trial)
     found.state = TrialState.COMPLETE

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
 from optuna import Study, create_study
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import least_loss_plan
-from search.rungs import SeenStudy
+from search.rungs import ListedStudy, SeenStudy
 from space.errors import UserError
 from space.genes import HEAL_STEPS, decode, distributions, encode, repair, swapped
 from space.limits import Limits
@@ -164,12 +165,8 @@ class PolicySampler(PlanSampler):
         self._start = encode(least_loss_plan(limits, loss, self._heal), limits.layout)
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
-        policies = create_study()
         trials = study.get_trials(deepcopy=False)
-        for one in trials:
-            policy = self._none if one.params == self._start else one.user_attrs.get(self._attribute)
-            if policy is not None and one.state == TrialState.COMPLETE:
-                policies.add_trial(create_trial(params=policy, distributions=self._multipliers, value=one.values[0]))
+        policies = ListedStudy(create_study(), self._policies_of(trials))
         tried = [one.params for one in trials]
         for again in range(_TRIES):
             policies.sampler = self._make_inner((seed + again * _NEXT_SEED) % 2**32)
@@ -178,6 +175,17 @@ class PolicySampler(PlanSampler):
             if encode(plan, self._limits.layout) not in tried:
                 break
         return plan, {self._attribute: policy}
+
+    def _policies_of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The complete trials whose policies are known, with these for parameters, and their losses alone."""
+        found = []
+        for one in trials:
+            policy = self._none if one.params == self._start else one.user_attrs.get(self._attribute)
+            if policy is not None and one.state == TrialState.COMPLETE:
+                known = copy(one)
+                known.params, known.distributions, known.values = policy, self._multipliers, one.values[:1]
+                found.append(known)
+        return found
 
 
 def policy_attribute(basis: str) -> str:
