@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-# Share of a rung's trials that go on to the next. Healing costs many times what the first two rungs cost together, so few
-# get there; the first, on few utterances, is cheap and knows little, so it is lax (decision 0018). From the miniature.
+# Share of a rung's trials that go on to the next. Healing costs many times what the first two rungs cost together, so
+# few get there; the first, on few utterances, knows little and costs little, so it is lax (decision 0018, measured on
+# the bundled model).
 SURVIVAL = (1 / 2, 1 / 6)
 # Until a rung has seen this many trials, all go on.
 _FIRST_TRIALS = 6
