@@ -8,6 +8,7 @@ by if choices did not depend on one another, which holds where little goes (Fran
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,19 +128,25 @@ def measure(
     save: Callable[[Measured], None],
     progress: Callable[[str], None] = lambda _name: None,
     *,
-    begin: int = 0,
+    shuffle: random.Random | None = None,
 ) -> Sensitivities:
     """Scores what is not `known` yet; all is saved after each choice of which something was scored.
 
-    What is known is asked before each choice, as other workers measure too; those that `begin` with other choices, by
-    number, meet late. `progress` is told the choice of each plan.
+    What is known is asked before each choice and before each `save`, as other workers measure too: nothing they saved
+    is lost. Workers that `shuffle` the choices, each in its own way, seldom measure the same. `progress` is told the
+    choice of each plan.
     """
     found: dict[str, dict[str, float]] = {}
     choice_by_choice = [list(asked) for _, asked in groupby(points(layout), key=lambda one: one[0])]
-    first = begin % len(choice_by_choice)
-    for asked in [*choice_by_choice[first:], *choice_by_choice[:first]]:
+    if shuffle:
+        shuffle.shuffle(choice_by_choice)
+
+    def take_known() -> None:
         for name, values in known().items():
             found.setdefault(name, {}).update(values)
+
+    for asked in choice_by_choice:
+        take_known()
         missing = [one for one in asked if one[1] not in found.get(one[0], {})]
         for name, called, plan in missing:
             value = score(plan)
@@ -147,5 +154,6 @@ def measure(
         for name, _, _ in asked:
             progress(name)
         if missing:
+            take_known()
             save(found)
     return Sensitivities(layout, found)

@@ -125,7 +125,10 @@ class SeenStudy(Study):
 
 
 class ListedStudy(Study):
-    """A study as a sampler sees it whose trials are those of a list: nothing is copied into a storage."""
+    """A study as a sampler sees it that has the trials of a list, and what is asked of it: the list is not copied.
+
+    Numbers of listed trials must be none that are asked for: TPE leaves out the trial of the number it is asked for.
+    """
 
     def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
         self.__dict__.update(study.__dict__)
@@ -134,7 +137,8 @@ class ListedStudy(Study):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [trial for trial in self._listed if states is None or trial.state in states]
+        listed = [trial for trial in self._listed if states is None or trial.state in states]
+        return [*listed, *super()._get_trials(deepcopy, states, use_cache)]
 
 
 def _completed(trial: FrozenTrial, loss: float) -> FrozenTrial:

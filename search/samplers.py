@@ -183,6 +183,7 @@ class PolicySampler(PlanSampler):
             policy = self._none if one.params == self._start else one.user_attrs.get(self._attribute)
             if policy is not None and one.state == TrialState.COMPLETE:
                 known = copy(one)
+                known.number = one.number + _TRIES  # proposals have the numbers before
                 known.params, known.distributions, known.values = policy, self._multipliers, one.values[:1]
                 found.append(known)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -180,7 +181,7 @@ def sensitivities(
 ) -> Sensitivities:
     """Of a layout's options, on the utterances of the first rung; the bank has those measured before.
 
-    Workers that share a bank begin with different choices, and find what the others measured.
+    Workers that share a bank take choices in different orders, and find what the others measured.
     """
     folder, name = workbench.folder, f"sensitivities-{RUNG_UTTERANCES[0]}"
 
@@ -194,7 +195,7 @@ def sensitivities(
     def save(found: Measured) -> None:
         folder.write_json(name, found)
 
-    return measure_sensitivities(layout, score, known, save, progress, begin=os.getpid())
+    return measure_sensitivities(layout, score, known, save, progress, shuffle=random.Random(os.getpid()))
 
 
 def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -79,32 +83,31 @@ def test_what_is_known_is_not_measured_again(layout: Layout) -> None:
     assert again.measured == whole.measured
 
 
-def test_workers_that_share_begin_with_different_choices_and_find_what_others_measured(layout: Layout) -> None:
+def test_workers_that_share_measure_little_twice_and_lose_nothing(layout: Layout) -> None:
+    """Both read and replace one file, whole, as the bank's is; each scores while the other does."""
     whole, everything, _ = scored(layout)
-    shared: dict[str, dict[str, float]] = {}
-    mine, others = list[str](), list[str]()
+    loss = prior_loss(layout)
+    file, counts, at_once = ["{}"], [0, 0], threading.Barrier(2)
 
-    def save(found: Measured) -> None:
-        shared.update({name: dict(values) for name, values in found.items()})
+    def worker(number: int) -> None:
+        def score(plan: Plan) -> float:
+            counts[number] += 1
+            with suppress(threading.BrokenBarrierError):
+                at_once.wait(1)
+            return sum(loss(name, option) for name, option in choices_of(layout, plan).items())
 
-    def score(plan: Plan) -> float:
-        changed = next(key for key, option in choices_of(layout, plan).items() if option != source[key])
-        mine.append(changed)
-        if mine == [changed]:  # another worker goes through half of the choices meanwhile, from another place
-            for name in list(choices(layout))[: len(choices(layout)) // 2]:
-                shared[name] = dict(whole.measured[name])
-                others.extend([name] * len(shared[name]))
-        return prior(plan)
+        def save(found: Measured) -> None:
+            file[0] = json.dumps(found)
 
-    source, loss = choices_of(layout, uniform_plan(layout, WHOLE)), prior_loss(layout)
+        found = measure(layout, score, lambda: json.loads(file[0]), save, shuffle=random.Random(number))
+        at_once.abort()
+        assert found.measured == whole.measured
 
-    def prior(plan: Plan) -> float:
-        return sum(loss(name, option) for name, option in choices_of(layout, plan).items())
-
-    found = measure(layout, score, lambda: shared, save, begin=3)
-    assert mine[0] == list(choices(layout))[-1 - 3]
-    assert len(mine) + len(others) == len(everything)
-    assert found.measured == whole.measured
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(worker, (0, 1)))
+    assert json.loads(file[0]) == whole.measured
+    assert sum(counts) < 1.3 * len(everything)
+    assert min(counts) > 0.3 * len(everything)
 
 
 def test_packed_rates_are_measured_beside_coded_ones(layout: Layout) -> None:

@@ -8,12 +8,13 @@ from statistics import fmean
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from models.loading import Source
 from search.baselines import least_loss_plan, losses_of
 from search.loop import suggest
-from search.samplers import SAMPLER_NAMES, sampler_named
+from search.rungs import ListedStudy, SeenStudy
+from search.samplers import POLICIES, SAMPLER_NAMES, PolicySampler, sampler_named
 from space.bins import bin_range
 from space.choices import choices_of, sizes
 from space.errors import UserError
@@ -109,6 +110,26 @@ def test_no_plan_is_proposed_twice(source: Source) -> None:
     limits = limits_of(source)
     _, plans = run(limits, source, "policy", 24)
     assert len(set(plans)) == len(plans)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_policies_are_proposed_as_from_a_study_that_has_them(source: Source, name: str) -> None:
+    """A list of trials is to a sampler what trials in a storage are, refused proposals among them."""
+    limits = limits_of(source)
+    study, _ = run(limits, source, "policy", 30)
+    sampler = sampler_named(name, limits, losses_of(limits, source.vocabulary.coverage), 0)
+    assert isinstance(sampler, PolicySampler)
+    known = sampler._policies_of(SeenStudy(study).get_trials())
+    assert len(known) == 30
+    listed, stored = ListedStudy(optuna.create_study(), known), optuna.create_study()
+    for one in known:
+        stored.add_trial(create_trial(params=one.params, distributions=one.distributions, value=one.values[0]))
+    for again in range(3):
+        proposals = []
+        for among in (listed, stored):
+            among.sampler = POLICIES[name](again)
+            proposals.append(among.ask(dict(known[0].distributions)).params)
+        assert proposals[0] == pytest.approx(proposals[1])
 
 
 def test_exchanges_begin_at_the_best_plan_that_went_through_every_rung(source: Source) -> None:
