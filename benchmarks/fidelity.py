@@ -1,10 +1,11 @@
 """How well cheap scores rank, bin by bin: ``python -m benchmarks.fidelity``, most of an hour a bin on one core
 
 Plans scored by every proxy at every rung and then carried out in full, as ``launch.py fidelity --bin N --plans 40``
-does it, whose studies they are: what is there is only read, and a run that was killed goes on. A row for each proxy and
-each full evaluation; Spearman's and Kendall's correlations with their 95 % bootstrap intervals, over all plans and in
-the best quarter of them. Targets are on the scores that rungs go by: the last, of which finalists are the best, and the
-divergence before it, which decides what is healed.
+does it, whose studies they are: plans that are there are only read, and a run that was killed goes on; the study's
+fidelity.json becomes that of as many plans. A row for each proxy and each full evaluation; Spearman's and Kendall's
+correlations with their 95 % bootstrap intervals, over all plans and in the best quarter of them. Targets are on the
+scores that rungs go by: the last, of which finalists are the best, and the divergence before it, which decides what is
+healed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.publish import publish_beside, target
+from benchmarks.publish import publish_bins, target
 from search.fidelity import FidelitySettings, run_fidelity
 from search.settings import SearchSettings
 
@@ -74,9 +75,7 @@ def main() -> None:
             if one["full"] == "healed" and gates:
                 name = f"bin {number}, Spearman of {one['proxy']} with healed chrF, {one['group']}"
                 targets.append(target(name, one["spearman"]["value"], LEAST[one["group"]], at_least=True))
-    publish_beside(
-        "fidelity", rows, targets, lambda row: int(row["bin"]), lambda one: int(one["name"].split()[1].rstrip(","))
-    )
+    publish_bins("fidelity", rows, targets)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.measured import DIRECTIONS, LANGUAGES, bundled
-from benchmarks.publish import publish_beside, target
+from benchmarks.publish import publish_bins, target
 from compress.coding import TOLERANCE
 from compress.heal import Coach, HealSettings, heal
 from compress.pipeline import quantized
@@ -145,7 +145,7 @@ def main() -> None:
             )
             print(rows[-1], flush=True)
         targets.append(target(f"bin {number}: share of the lost BLEU that is back", round(back, 3), 0.6, at_least=True))
-    publish_beside("healing", rows, targets, lambda row: int(row["bin"]), lambda one: int(one["name"][4]))
+    publish_bins("healing", rows, targets)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,22 @@ def target(name: str, value: float, limit: float, *, at_least: bool) -> dict[str
     return {"name": name, "value": value, "target": f"{'>=' if at_least else '<='} {limit}", "met": met}
 
 
-def publish_beside(
-    name: str,
-    rows: Sequence[dict[str, Any]],
-    targets: Sequence[dict[str, Any]],
-    of_row: Callable[[dict[str, Any]], int],
-    of_target: Callable[[dict[str, Any]], int],
-) -> None:
-    """Publishes results of some parts of a benchmark, beside what is there of the other parts, in the parts' order."""
-    path, now = RESULTS / f"{name}.json", {of_row(row) for row in rows}
+def publish_bins(name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
+    """Publishes results of some bins, beside what is there of the others, in the order of bins.
+
+    Rows have a `bin`; the names of targets begin with theirs.
+    """
+    path, now = RESULTS / f"{name}.json", {row["bin"] for row in rows}
     before = json.loads(path.read_text()) if path.exists() else {"rows": [], "targets": []}
-    rows = [*rows, *(row for row in before["rows"] if of_row(row) not in now)]
-    targets = [*targets, *(one for one in before["targets"] if of_target(one) not in now)]
-    publish(name, sorted(rows, key=of_row), sorted(targets, key=of_target))
+    rows = [*rows, *(row for row in before["rows"] if row["bin"] not in now)]
+    targets = [*targets, *(one for one in before["targets"] if _bin_of(one) not in now)]
+    publish(name, sorted(rows, key=lambda row: int(row["bin"])), sorted(targets, key=_bin_of))
+
+
+def _bin_of(target: dict[str, Any]) -> int:
+    found = re.match(r"bin (\d+)\b", target["name"])
+    assert found, target["name"]
+    return int(found[1])
 
 
 def publish(name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:

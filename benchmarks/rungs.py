@@ -24,10 +24,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from benchmarks.publish import publish, target
-from search.banking import measured_sensitivities
-from search.baselines import losses_of, starts
+from search.baselines import starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
-from search.opening import opened, workbench_of
+from search.opening import measured_losses, opened, workbench_of
 from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Score, promising, score_of
 from search.samplers import sampler_named
 from search.settings import SearchSettings
@@ -97,9 +96,8 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings, console = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN), Console()
     inputs = opened(settings)
-    limits, coverage = inputs.limits, inputs.source.vocabulary.coverage
-    workbench = workbench_of(settings, inputs, console)
-    losses = losses_of(limits, coverage, measured_sensitivities(workbench, limits.layout, console).loss)
+    limits, workbench = inputs.limits, workbench_of(settings, inputs, console)
+    losses = measured_losses(workbench, limits, console)
     first = starts(limits, losses, Heal(options.heal_steps), options.trials)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(settings.root / "benchmark-rungs.log"))),

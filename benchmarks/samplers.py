@@ -28,11 +28,10 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from benchmarks.publish import publish_beside, target
-from search.banking import measured_sensitivities
-from search.baselines import losses_of, starts
+from benchmarks.publish import publish_bins, target
+from search.baselines import starts
 from search.loop import suggest
-from search.opening import opened, workbench_of
+from search.opening import measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
 from search.samplers import sampler_named
 from search.settings import SearchSettings
@@ -114,10 +113,7 @@ def bench(number: int) -> Bench:
     settings, console = SearchSettings(study="benchmark-samplers", trials=TRIALS, bin=number), Console()
     inputs = opened(settings)
     workbench = workbench_of(settings, inputs, console)
-    measured = measured_sensitivities(workbench, inputs.limits.layout, console).loss
-    return Bench(
-        number, inputs.limits, losses_of(inputs.limits, inputs.source.vocabulary.coverage, measured), workbench
-    )
+    return Bench(number, inputs.limits, measured_losses(workbench, inputs.limits, console), workbench)
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -207,11 +203,10 @@ def main() -> None:
     targets: list[Any] = []
     for number in options.bins:
         runs = runs_of(bench(number), options.samplers, options.seeds, options.trials, options.best_known)
-        rows += rows_of(number, runs)
-        targets += targets_of(number, runs, rows_of(number, runs))
-    publish_beside(
-        "samplers", rows, targets, lambda row: int(row["bin"]), lambda one: int(one["name"].split()[1].rstrip(","))
-    )
+        of_bin = rows_of(number, runs)
+        rows += of_bin
+        targets += targets_of(number, runs, of_bin)
+    publish_bins("samplers", rows, targets)
 
 
 if __name__ == "__main__":

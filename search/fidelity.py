@@ -27,11 +27,10 @@ from compress.heal import HealSettings
 from proxies.deviation import OptionErrors
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Proxy, Tryout
-from search.banking import measured_sensitivities
-from search.baselines import least_loss_plan, losses_of, starts
+from search.baselines import least_loss_plan, starts
 from search.finalists import Exam, mean_chrf, read_keyed
 from search.locks import alone
-from search.opening import Opened, opened, workbench_of
+from search.opening import Opened, measured_losses, opened, workbench_of
 from search.progress import progress_on
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
@@ -82,8 +81,7 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
     found = opened(settings.search)
     with alone(settings.folder, "--study"):
         workbench = workbench_of(settings.search, found, console)
-        measured = measured_sensitivities(workbench, found.limits.layout, console).loss
-        losses = losses_of(found.limits, found.source.vocabulary.coverage, measured)
+        losses = measured_losses(workbench, found.limits, console)
         plans = fidelity_plans(found.limits, losses, settings.plans, settings.search.seed)
         examination = Examination(settings, found, workbench)
         rows = []

@@ -11,13 +11,15 @@ from corpora.roles import Corpus, open_corpus
 from models.loading import Source, load_source
 from models.reference import resolve_model
 from models.vocabulary import with_vocabulary
-from search.banking import open_bank
+from search.banking import measured_sensitivities, open_bank
+from search.baselines import losses_of
 from search.settings import SearchSettings, model_fingerprint
 from search.workbench import Workbench, counted, make_workbench
 from space.bins import SizeRange
 from space.choices import VOCABULARY
 from space.limits import Limits
 from space.pins import read_pins
+from space.policy import Loss
 from space.rates import LADDERS
 
 _MOST_FINDINGS = 4
@@ -61,6 +63,12 @@ def workbench_of(settings: SearchSettings, found: Opened, console: Console) -> W
         workbench = make_workbench(found.source, found.corpus, settings.languages, bank)
     _tell(workbench.findings, console)
     return workbench
+
+
+def measured_losses(workbench: Workbench, limits: Limits, console: Console) -> dict[str, Loss]:
+    """What options cost by themselves, sensitivities included, which are measured where the bank has none."""
+    measured = measured_sensitivities(workbench, limits.layout, console).loss
+    return losses_of(limits, workbench.source.vocabulary.coverage, measured)
 
 
 def _tell(findings: Sequence[str], console: Console) -> None:

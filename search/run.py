@@ -16,12 +16,11 @@ from rich.console import Console
 
 from compress.heal import HealSettings
 from models.loading import Source
-from search.banking import measured_sensitivities
 from search.baselines import losses_of, starts
 from search.fidelity import kept_fidelity
 from search.finalists import Exam, choose, examine, mean_chrf, report_scores, source_scores
 from search.loop import Terms, run_trials
-from search.opening import opened, workbench_of
+from search.opening import measured_losses, opened, workbench_of
 from search.progress import progress_on
 from search.samplers import check_sampler, sampler_named
 from search.settings import SearchSettings, comparability
@@ -89,11 +88,11 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
 
 
 def _search(job: Job) -> None:
-    measured = None
     if job.settings.trials >= _WORTH_MEASURING:
-        measured = measured_sensitivities(job.workbench, job.limits.layout, job.console).loss
+        losses = measured_losses(job.workbench, job.limits, job.console)
+    else:
+        losses = losses_of(job.limits, job.source.vocabulary.coverage)
     heal_steps = job.settings.trial_heal_steps
-    losses = losses_of(job.limits, job.source.vocabulary.coverage, measured)
     job.study.sampler = sampler_named(job.settings.sampler, job.limits, losses, job.settings.seed, heal_steps)
     warm = warm_starts(job.settings.warm_start, job.warm, job.limits, losses, Heal(heal_steps), seed=job.settings.seed)
     first = starts(job.limits, losses, Heal(heal_steps), job.settings.trials, warm)

@@ -111,9 +111,9 @@ class SeenStudy(Study):
     def __init__(self, study: Study) -> None:
         self.__dict__.update(study.__dict__)
 
-    def complete(self) -> list[FrozenTrial]:
-        """The trials that went through every rung."""
-        return super()._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    def told(self) -> list[FrozenTrial]:
+        """The trials as they are: a pruned one is pruned."""
+        return super()._get_trials(deepcopy=False)
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -122,23 +122,6 @@ class SeenStudy(Study):
         expected = expected_losses(trials)
         seen = [_completed(trial, expected[i]) if i in expected else trial for i, trial in enumerate(trials)]
         return [trial for trial in seen if states is None or trial.state in states]
-
-
-class ListedStudy(Study):
-    """A study as a sampler sees it that has the trials of a list, and what is asked of it: the list is not copied.
-
-    Numbers of listed trials must be none that are asked for: TPE leaves out the trial of the number it is asked for.
-    """
-
-    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
-        self.__dict__.update(study.__dict__)
-        self._listed = trials
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        listed = [trial for trial in self._listed if states is None or trial.state in states]
-        return [*listed, *super()._get_trials(deepcopy, states, use_cache)]
 
 
 def _completed(trial: FrozenTrial, loss: float) -> FrozenTrial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import least_loss_plan
-from search.rungs import ListedStudy, SeenStudy
+from search.rungs import SeenStudy
 from space.errors import UserError
 from space.genes import HEAL_STEPS, decode, distributions, encode, repair, swapped
 from space.limits import Limits
@@ -63,6 +63,17 @@ class PlanSampler(BaseSampler):
         The study is one in which pruned trials are complete.
         """
 
+    def _untried(
+        self, trials: Sequence[FrozenTrial], seed: int, propose: Callable[[int], tuple[Plan, dict[str, Any]]]
+    ) -> tuple[Plan, dict[str, Any]]:
+        """What is proposed by the first of a few seeds whose plan none of the trials has, or by the last."""
+        tried = [one.params for one in trials]
+        for again in range(_TRIES):
+            plan, kept = propose((seed + again * _NEXT_SEED) % 2**32)
+            if encode(plan, self._limits.layout) not in tried:
+                break
+        return plan, kept
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._space
 
@@ -107,7 +118,7 @@ class RepairingSampler(PlanSampler):
         return repair(decode(params, self._limits.layout), self._limits, seed), {}
 
 
-class SwapSampler(PlanSampler):
+class SwapSampler(RepairingSampler):
     """Evolution from the best plan so far, one exchange of bytes after another (EvoPress: `space.genes.swapped`).
 
     Its narrowing of candidates over stages is what rungs do. Only trials that went through all of them are built on.
@@ -115,23 +126,18 @@ class SwapSampler(PlanSampler):
     """
 
     def __init__(self, limits: Limits, seed: int, heal_steps: int) -> None:
-        super().__init__(limits, seed, heal_steps)
+        super().__init__(SAMPLERS["random"], limits, seed, heal_steps)
         self._heal = Heal(heal_steps)
-        self._random = RepairingSampler(SAMPLERS["random"], limits, seed, heal_steps)
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
-        complete = study.complete()
+        told = study.told()
+        complete = [one for one in told if one.state == TrialState.COMPLETE]
         if not complete:
-            plan, _ = self._random._proposed(study, trial, seed)
-            return replace(plan, heal=self._heal), {}
+            plan, kept = super()._proposed(study, trial, seed)
+            return replace(plan, heal=self._heal), kept
         best = min(complete, key=lambda one: (one.values[0], one.number))
         parent = replace(decode(best.params, self._limits.layout), heal=self._heal)
-        tried = [one.params for one in study.get_trials(deepcopy=False)]
-        for again in range(_TRIES):
-            plan = swapped(parent, self._limits, (seed + again * _NEXT_SEED) % 2**32)
-            if encode(plan, self._limits.layout) not in tried:
-                break
-        return plan, {}
+        return self._untried(told, seed, lambda again: (swapped(parent, self._limits, again), {}))
 
 
 class PolicySampler(PlanSampler):
@@ -166,15 +172,15 @@ class PolicySampler(PlanSampler):
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
-        policies = ListedStudy(create_study(), self._policies_of(trials))
-        tried = [one.params for one in trials]
-        for again in range(_TRIES):
-            policies.sampler = self._make_inner((seed + again * _NEXT_SEED) % 2**32)
+        policies = ListedStudy(self._policies_of(trials))
+
+        def propose(again: int) -> tuple[Plan, dict[str, Any]]:
+            policies.sampler = self._make_inner(again)
             policy = policies.ask(self._multipliers).params
             plan = least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
-            if encode(plan, self._limits.layout) not in tried:
-                break
-        return plan, {self._attribute: policy}
+            return plan, {self._attribute: policy}
+
+        return self._untried(trials, seed, propose)
 
     def _policies_of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The complete trials whose policies are known, with these for parameters, and their losses alone."""
@@ -187,6 +193,23 @@ class PolicySampler(PlanSampler):
                 known.params, known.distributions, known.values = policy, self._multipliers, one.values[:1]
                 found.append(known)
         return found
+
+
+class ListedStudy(Study):
+    """A study that has the trials of a list, which is not copied, and what is asked of it.
+
+    Numbers of listed trials must be none that are asked for: TPE leaves out the trial of the number it is asked for.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        self.__dict__.update(create_study().__dict__)
+        self._listed = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        listed = [trial for trial in self._listed if states is None or trial.state in states]
+        return [*listed, *super()._get_trials(deepcopy, states, use_cache)]
 
 
 def policy_attribute(basis: str) -> str:

@@ -127,17 +127,14 @@ def repair(plan: Plan, limits: Limits, seed: int) -> Plan:
     plan = _heard(_pinned(plan, limits), limits)
     chosen = choices_of(limits.layout, plan)
 
-    def moved(by: int) -> bool:
-        return _moved(chosen, by, limits, rng) is not None
-
     def size() -> int:
         return limits.bytes_of(plan_of(limits.layout, chosen, plan.heal))
 
     while size() >= limits.size_range.bound_bytes:
-        if not moved(-1):
+        if _moved(chosen, -1, limits, rng) is None:
             raise AssertionError(f"{limits.size_range.name}: stuck above the bound, though something fits")
     while size() < limits.size_range.least_bytes:
-        if not moved(+1):
+        if _moved(chosen, +1, limits, rng) is None:
             raise AssertionError(f"{limits.size_range.name}: stuck under the lower bound, though something fits")
     return plan_of(limits.layout, chosen, plan.heal)
 

@@ -13,8 +13,8 @@ from optuna.trial import TrialState, create_trial
 from models.loading import Source
 from search.baselines import least_loss_plan, losses_of
 from search.loop import suggest
-from search.rungs import ListedStudy, SeenStudy
-from search.samplers import POLICIES, SAMPLER_NAMES, PolicySampler, sampler_named
+from search.rungs import SeenStudy
+from search.samplers import POLICIES, SAMPLER_NAMES, ListedStudy, PolicySampler, sampler_named
 from space.bins import bin_range
 from space.choices import choices_of, sizes
 from space.errors import UserError
@@ -123,7 +123,7 @@ def test_policies_are_proposed_as_from_a_study_that_has_them(source: Source, nam
     assert len(known) == 30
     for place, one in enumerate(known):  # the first are the best: whoever overlooks one of them proposes otherwise
         one.values = [float(place)]
-    listed, stored = ListedStudy(optuna.create_study(), known), optuna.create_study()
+    listed, stored = ListedStudy(known), optuna.create_study()
     for one in known:
         stored.add_trial(create_trial(params=one.params, distributions=one.distributions, value=one.values[0]))
     for again in range(3):

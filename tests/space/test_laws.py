@@ -104,6 +104,16 @@ def limits_of(layout: Layout, number: int, pins: Sequence[str] = ()) -> Limits:
     return Limits(layout, bin_range(number, layout.source_bytes), files, read_pins(pins, layout))
 
 
+def possible_limits(layout: Layout, number: int, texts: Sequence[str]) -> Limits | None:
+    """None where limits are refused: a pin names nothing, or the smallest or largest plan shows that none is inside."""
+    try:
+        limits = limits_of(layout, number, texts)
+        limits.check()
+    except UserError:
+        return None
+    return limits
+
+
 def test_seven_b_has_the_published_parameters_and_bytes() -> None:
     assert SEVEN_B.parameters == 8_397_094_912
     assert SEVEN_B.source_bytes == REFERENCE_BYTES == 16_794_189_824
@@ -122,11 +132,8 @@ def test_any_parameters_give_a_plan_inside_the_limits_or_a_proof_that_there_is_n
     drawn: tuple[Layout, Plan], number: int, texts: list[str], seed: int
 ) -> None:
     layout, plan = drawn
-    try:
-        limits = limits_of(layout, number, texts)
-        limits.check()
-    except UserError:
-        # what is refused has no plan: a pin names nothing, or the smallest or largest plan shows it
+    limits = possible_limits(layout, number, texts)
+    if limits is None:
         return
     repaired = repair(plan, limits, seed)
     assert limits.size_range.holds(limits.bytes_of(repaired))
@@ -140,10 +147,8 @@ def test_an_exchange_keeps_to_the_limits_and_takes_from_three_things_at_most(
     drawn: tuple[Layout, Plan], number: int, texts: list[str], seed: int
 ) -> None:
     layout, plan = drawn
-    try:
-        limits = limits_of(layout, number, texts)
-        limits.check()
-    except UserError:
+    limits = possible_limits(layout, number, texts)
+    if limits is None:
         return
     plan = repair(plan, limits, seed)
     exchanged = swapped(plan, limits, seed)
