@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -27,10 +27,13 @@ from benchmarks.publish import publish, target
 from search.baselines import starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
 from search.opening import measured_losses, opened, workbench_of
-from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Score, promising, score_of
+from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Standing, goes_on, standing_of
 from search.samplers import sampler_named
 from search.settings import SearchSettings
+from space.genes import decode
+from space.limits import Limits
 from space.plan import Heal
+from space.traits import traits
 
 BIN = 3
 ALL = (1.0, 1.0)
@@ -56,20 +59,21 @@ class Replayed:
     healed: int
 
 
-def replayed(trials: Sequence[FrozenTrial], bound_bytes: int, survival: Sequence[float]) -> Replayed:
-    """What rungs make of trials that all went through."""
-    earlier: list[list[Score]] = [[] for _ in survival]
+def replayed(trials: Sequence[FrozenTrial], limits: Limits, survival: Sequence[float]) -> Replayed:
+    """What rungs make of trials that all went through; what their plans are made of is worked out anew."""
+    earlier: list[Standing] = []
     complete, seconds = [], 0.0
     for trial in trials:
-        scores = trial.user_attrs[DIVERGENCES]
-        whole, reached = any(kind in trial.user_attrs for kind in WHOLE_KINDS), 0
-        for rung, share in enumerate(survival):
-            score = score_of(trial, scores[rung], bound_bytes)
-            goes_on = whole or promising(score, earlier[rung], share)
-            earlier[rung].append(score)
-            if not goes_on:
+        standing = standing_of(trial)
+        assert standing is not None
+        standing = replace(standing, traits=traits(decode(trial.params, limits.layout), limits.layout))
+        whole, reached = any(kind in trial.user_attrs for kind in WHOLE_KINDS), len(survival)
+        for rung in () if whole else range(len(survival)):
+            there = replace(standing, divergences=standing.divergences[: rung + 1], loss=None)
+            if not goes_on(there, earlier, limits.size_range.bound_bytes, survival):
+                standing, reached = there, rung
                 break
-            reached = rung + 1
+        earlier.append(standing)
         seconds += trial.user_attrs[SECONDS][reached]
         if reached == len(survival):
             complete.append(trial)
@@ -92,34 +96,36 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--sampler", default="policy")
     parser.add_argument("--heal-steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings, console = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN), Console()
+    settings = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN, seed=options.seed)
+    console = Console()
     inputs = opened(settings)
     limits, workbench = inputs.limits, workbench_of(settings, inputs, console)
     losses = measured_losses(workbench, limits, console)
     first = starts(limits, losses, Heal(options.heal_steps), options.trials)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(settings.root / "benchmark-rungs.log"))),
-        study_name=f"{options.sampler}, {options.heal_steps} steps",
+        study_name=f"{options.sampler}, {options.heal_steps} steps, seed {options.seed}",
         directions=["minimize", "minimize"],
-        sampler=sampler_named(options.sampler, limits, losses, 0, options.heal_steps),
+        sampler=sampler_named(options.sampler, limits, losses, options.seed, options.heal_steps),
         load_if_exists=True,
     )
 
     def said(trial: FrozenTrial) -> None:
         print(trial.number, [round(x, 4) for x in trial.user_attrs[DIVERGENCES]], trial.user_attrs[SECONDS], flush=True)
 
-    terms = Terms(limits, first, 0, "benchmark", ALL, options.heal_steps)
+    terms = Terms(limits, first, options.seed, "benchmark", ALL, options.heal_steps)
     run_trials(study, workbench, terms, options.trials, said)
     trials = study.get_trials(states=(TrialState.COMPLETE,))
     bound = limits.size_range.bound_bytes
     reference = median(trial.values[0] for trial in trials), 2.0 * bound
-    everything = replayed(trials, bound, ALL)
+    everything = replayed(trials, limits, ALL)
     volume = hypervolume(everything.complete, reference)
     rows: list[dict[str, Any]] = []
     for shares in SHARES:
-        found = replayed(trials, bound, shares)
+        found = replayed(trials, limits, shares)
         rows.append(
             {
                 "go on": ", ".join(f"{share:.2f}" for share in shares),

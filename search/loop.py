@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS, Start
-from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, Score, grains, promising, rung_scores
+from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, TRAITS, Standing, goes_on, standings
 from search.samplers import trial_seed
 from search.workbench import Workbench
 from space.genes import HEAL_STEPS, decode, distributions, encode
 from space.layout import Layout
 from space.limits import Limits
 from space.plan import Plan, removed_sublayers
+from space.traits import traits
 
 # Attributes of those first trials that every rung is run for.
 WHOLE_KINDS = ("baseline", "allocator")
@@ -106,16 +107,17 @@ def _run(
     seed = trial_seed(terms.seed, trial.number)
     whole = any(kind in trial.user_attrs for kind in WHOLE_KINDS)
     bound = terms.limits.size_range.bound_bytes
-    earlier, size = rung_scores(study.get_trials(deepcopy=False), bound), grains(size_bytes, bound)
-    removed = removed_sublayers(plan)
+    earlier = standings(study.get_trials(deepcopy=False))
+    standing = Standing((), size_bytes, removed_sublayers(plan), plan.heal.steps, traits(plan, terms.limits.layout))
 
-    def promote(rung: int, divergence: float) -> bool:
-        return whole or promising(Score(divergence, size, removed), earlier[rung], terms.survival[rung])
+    def promote(divergences: tuple[float, ...]) -> bool:
+        return whole or goes_on(replace(standing, divergences=divergences), earlier, bound, terms.survival)
 
     evaluation = workbench.evaluate(plan, seed, promote)
     trial.set_user_attr(DIVERGENCES, list(evaluation.divergences))
     trial.set_user_attr(BYTES, size_bytes)
-    trial.set_user_attr(REMOVED, removed)
+    trial.set_user_attr(REMOVED, standing.removed)
+    trial.set_user_attr(TRAITS, standing.traits)
     trial.set_user_attr(SECONDS, [round(seconds, 3) for seconds in evaluation.seconds])
     trial.set_user_attr("seed", seed)
     trial.set_user_attr("signature", terms.signature)

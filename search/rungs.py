@@ -1,14 +1,16 @@
 """Rungs: asynchronous successive halving on several objectives, and what would have become of a trial one ended.
 
 Li et al. 2020 (arXiv 1810.05934), with non-dominated ranks in place of one score: Optuna's pruners refuse studies of
-more than one objective.
+more than one objective. Once enough trials are complete, rungs rank by the loss that a plan can be expected to have:
+by how close it is and by what it is made of (decision 0019).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,16 +28,47 @@ _FIRST_TRIALS = 6
 # finer ones most plans are behind one that is as close, and the front is plans that are smaller and far off.
 _GRAINS = 10
 _LEAST = 1e-9
-_RIDGE = 0.5
+# Complete trials from which losses are expected by what plans are made of, and the prices of weights before and then.
+_LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
 # Attributes of trials: divergence at each rung before healing, seconds up to each rung reached; bytes; how many
-# sublayers are removed.
-DIVERGENCES, SECONDS, BYTES, REMOVED = "divergences", "seconds", "bytes", "removed"
+# sublayers are removed; what the plan is made of (`space.traits`).
+DIVERGENCES, SECONDS, BYTES, REMOVED, TRAITS = "divergences", "seconds", "bytes", "removed", "traits"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a trial got: the divergence at each rung reached (nats a token), and its `loss` if it went through all.
+
+    And its plan: bytes, removed sublayers, and traits, which trials of earlier versions have none of.
+    """
+
+    divergences: tuple[float, ...]
+    size_bytes: int
+    removed: int
+    heal_steps: int
+    traits: Mapping[str, float]
+    loss: float | None = None
+
+
+def standing_of(trial: FrozenTrial) -> Standing | None:
+    """Of a trial that is complete or was pruned at a rung; None of any other."""
+    kept = trial.user_attrs
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not kept.get(DIVERGENCES):
+        return None
+    loss = trial.values[0] if trial.state == TrialState.COMPLETE else None
+    heal_steps = trial.params["heal_steps"]
+    return Standing(tuple(kept[DIVERGENCES]), kept[BYTES], kept[REMOVED], heal_steps, kept.get(TRAITS, {}), loss)
+
+
+def standings(trials: Sequence[FrozenTrial]) -> list[Standing]:
+    """Of all trials that have one, in their order."""
+    return [found for trial in trials if (found := standing_of(trial)) is not None]
 
 
 class Score(NamedTuple):
     """What a trial has at a rung: divergence (nats a token), grains of bytes, and how many sublayers are removed.
 
-    Of ended trials the loss after healing may stand in the divergence's place.
+    The loss after healing, found or expected, may stand in the divergence's place, and nothing in the last one's.
 
     Of two plans that are as close, the one with more sublayers is closer once it is healed for long (decision 0015).
     """
@@ -50,9 +83,19 @@ def grains(size_bytes: int, bound_bytes: int) -> int:
     return -(-_GRAINS * size_bytes // bound_bytes)
 
 
-def score_of(trial: FrozenTrial, divergence: float, bound_bytes: int) -> Score:
-    """What an ended trial has at the rung where it had this divergence."""
-    return Score(divergence, grains(trial.user_attrs[BYTES], bound_bytes), trial.user_attrs[REMOVED])
+def goes_on(
+    mine: Standing, earlier: Sequence[Standing], bound_bytes: int, survival: Sequence[float] = SURVIVAL
+) -> bool:
+    """Whether a trial goes on from the last rung it reached, beside those that `earlier` trials had there."""
+    rung = len(mine.divergences) - 1
+    there = [*(one for one in earlier if len(one.divergences) > rung), mine]
+    complete = [one for one in earlier if one.loss is not None]
+    size = [grains(one.size_bytes, bound_bytes) for one in there]
+    if len(complete) < _LEARNT:
+        scores = [Score(one.divergences[rung], of, one.removed) for one, of in zip(there, size, strict=True)]
+    else:
+        scores = [Score(float(loss), of) for loss, of in zip(expected(there, complete, rung), size, strict=True)]
+    return promising(scores[-1], scores[:-1], survival[rung])
 
 
 def promising(score: Score, earlier: Sequence[Score], survival: float) -> bool:
@@ -89,19 +132,6 @@ def nondominated_ranks(scores: Sequence[Score]) -> list[int]:
     return [int(one) for one in ranks]
 
 
-def rung_scores(trials: Iterable[FrozenTrial], bound_bytes: int) -> list[list[Score]]:
-    """Scores of all ended trials at each rung that can end one; what a pruned trial reached counts too."""
-    ended = [
-        (trial, trial.user_attrs[DIVERGENCES])
-        for trial in trials
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    ]
-    return [
-        [score_of(trial, found[rung], bound_bytes) for trial, found in ended if len(found) > rung]
-        for rung in range(len(SURVIVAL))
-    ]
-
-
 class SeenStudy(Study):
     """A study as a sampler sees it: a pruned trial is a complete one with the loss it would probably have had.
 
@@ -132,53 +162,74 @@ def _completed(trial: FrozenTrial, loss: float) -> FrozenTrial:
 
 
 def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
-    """What pruned trials would have come to, by their place in the list: from the complete ones, by ridge regression.
+    """What pruned trials would have come to, by their place in the list, at most 100.
 
-    On the log of the divergence at the last rung reached, how many sublayers are removed and that squared: how close a
-    plan is, how much it keeps, and that too little is lost (decision 0016); and on the steps of healing. Of two plans
-    that keep as much the closer one is never expected to be worse, be it closer than any before. Nothing where no trial
-    is complete, and nothing of trials without a score.
+    Nothing where no trial is complete, and nothing of trials without a score.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and _scored(trial)]
+    known = [standing_of(trial) for trial in trials]
+    complete = [one for one in known if one is not None and one.loss is not None and _scored(one)]
     found: dict[int, float] = {}
     for rung in range(len(SURVIVAL)) if complete else ():
-        known = [
-            (i, trial)
-            for i, trial in enumerate(trials)
-            if trial.state == TrialState.PRUNED and _scored(trial) and len(trial.user_attrs[DIVERGENCES]) == rung + 1
-        ]
-        if not known:
-            continue
-        table = np.array([_features(trial, rung) for trial in [*complete, *(trial for _, trial in known)]])
-        losses = np.array([trial.values[0] for trial in complete])
-        means = table.mean(0)
-        closer, farther = ridge(table[: len(complete)], losses, np.stack([means, means + np.eye(len(means))[0]]))
-        if farther < closer:
-            table[:, 0] = 0
-        guessed = ridge(table[: len(complete)], losses, table[len(complete) :])
-        # below 0 the order still says which to try
-        found |= {i: float(loss) for (i, _), loss in zip(known, np.minimum(guessed, 100), strict=True)}
+        ended = {
+            i: one
+            for i, one in enumerate(known)
+            if one is not None and one.loss is None and len(one.divergences) == rung + 1 and _scored(one)
+        }
+        losses = expected(list(ended.values()), complete, rung) if ended else np.zeros(0)
+        found |= dict(zip(ended, np.minimum(losses, 100).tolist(), strict=True))
     return found
 
 
-def _scored(trial: FrozenTrial) -> bool:
-    """Whether a trial has divergences, and all of them are numbers."""
-    found = trial.user_attrs.get(DIVERGENCES, ())
-    return bool(found) and all(map(math.isfinite, found))
+def expected(asked: Sequence[Standing], complete: Sequence[Standing], rung: int) -> NDArray[np.float64]:
+    """The losses that trials can be expected to have which reached a rung: from `complete` ones, by ridge regression.
+
+    Of the loss's logarithm, on that of the divergence, how many sublayers are removed and that squared: how close a
+    plan is, how much it keeps, and that too little is lost (decision 0016); and on the steps of healing. From 20
+    complete trials on also on what plans are made of (decision 0019). Of two plans that are otherwise alike the closer
+    one is never expected to be worse, be it closer than any before. NaN of trials whose divergence is none.
+    """
+    known = [one for one in complete if _scored(one)]
+    names = sorted(set.intersection(*(set(one.traits) for one in (*known, *asked)))) if len(known) >= _LEARNT else []
+    table, wanted = _features(known, rung, names), _features(asked, rung, names)
+    losses = np.log([max(_LEAST, one.loss or 0.0) for one in known])
+    price, means = _PRICE if names else _FEW_PRICE, table.mean(0)
+    closer, farther = ridge(table, losses, np.stack([means, means + np.eye(len(means))[0]]), price)
+    if farther < closer:
+        table[:, 0], wanted[:, 0] = 0, np.where(np.isfinite(wanted[:, 0]), 0, np.nan)
+    return np.exp(ridge(table, losses, wanted, price))
 
 
-def _features(trial: FrozenTrial, rung: int) -> list[float]:
-    distance = math.log(max(_LEAST, trial.user_attrs[DIVERGENCES][rung]))
-    removed = trial.user_attrs[REMOVED]
-    return [distance, removed, removed**2, trial.params["heal_steps"]]
+def _scored(standing: Standing) -> bool:
+    """Whether all divergences are numbers."""
+    return all(map(math.isfinite, standing.divergences))
 
 
-def ridge(known: NDArray[np.float64], values: NDArray[np.float64], asked: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Predictions for `asked` (n, features) by ridge regression of `values` on `known` (m, features), standardised."""
+def _features(known: Sequence[Standing], rung: int, names: Sequence[str]) -> NDArray[np.float64]:
+    """A row for each standing; `names` are traits. The first column is the logarithm of the divergence."""
+    rows = [
+        [
+            math.log(max(_LEAST, one.divergences[rung])) if math.isfinite(one.divergences[rung]) else math.nan,
+            one.removed,
+            one.removed**2,
+            one.heal_steps,
+            *(one.traits[name] for name in names),
+        ]
+        for one in known
+    ]
+    return np.array(rows, dtype=float).reshape(len(known), 4 + len(names))
+
+
+def ridge(
+    known: NDArray[np.float64], values: NDArray[np.float64], asked: NDArray[np.float64], price: float
+) -> NDArray[np.float64]:
+    """Predictions for `asked` (n, features) by ridge regression of `values` on `known` (m, features), standardised.
+
+    `price` is what a squared weight costs beside squared errors.
+    """
     centre, scale = known.mean(0), known.std(0)
     scale[scale == 0] = 1
     features = (known - centre) / scale
-    normal = features.T @ features + _RIDGE * np.eye(features.shape[1])
+    normal = features.T @ features + price * np.eye(features.shape[1])
     weights = np.linalg.solve(normal, features.T @ (values - values.mean()))
     found: NDArray[np.float64] = values.mean() + (asked - centre) / scale @ weights
     return found

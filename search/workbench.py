@@ -95,8 +95,8 @@ class Workbench:
         """Divergence on utterances of the select role, on which nothing was searched and nothing trained."""
         return divergence(model, self.select.of(vocabulary))
 
-    def evaluate(self, plan: Plan, seed: int, promote: Callable[[int, float], bool]) -> Evaluation:
-        """Scores a plan rung by rung; `promote(rung, divergence)` says whether the next rung is worth its time."""
+    def evaluate(self, plan: Plan, seed: int, promote: Callable[[tuple[float, ...]], bool]) -> Evaluation:
+        """Scores a plan rung by rung; `promote(divergences)`, rung by rung, says whether the next is worth its time."""
         started = time.monotonic()
         divergences: list[float] = []
         seconds: list[float] = []
@@ -104,7 +104,7 @@ class Workbench:
         for rung in range(len(RUNG_UTTERANCES)):
             divergences.append(self.prefixes.divergence(candidate, plan.vocabulary, rung))
             seconds.append(time.monotonic() - started)
-            if not promote(rung, divergences[-1]):
+            if not promote(tuple(divergences)):
                 return Evaluation(tuple(divergences), tuple(seconds), None)
         model = self.healed(plan, seed) if plan.heal.steps else candidate.model
         loss = self.translations(model, plan.vocabulary, RUNG_UTTERANCES[-1])

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from search.finalists import choose
-from search.rungs import Score, SeenStudy, grains, nondominated_ranks, promising, ridge, rung_scores
+from search.rungs import (
+    Score,
+    SeenStudy,
+    Standing,
+    expected,
+    goes_on,
+    grains,
+    nondominated_ranks,
+    promising,
+    ridge,
+    standings,
+)
 from search.samplers import SAMPLERS
 
 SCORES = st.lists(
@@ -99,7 +110,7 @@ def test_a_pruned_trial_is_seen_with_what_it_would_have_come_to() -> None:
     study = in_memory()
     for number in range(20):
         # closer is better, and so is keeping more
-        add(study, number, [2.0**number, 2.0**number], 20.0 + 2 * number + number % 3, removed=number % 3)
+        add(study, number, [2.0**number, 2.0**number], 2 ** (4 + number / 10 + number % 3 / 10), removed=number % 3)
     add(study, 98, [math.nan, math.nan], 99.0)
     add(study, 20, [2.0**5], None, removed=0)
     add(study, 21, [2.0**5], None, removed=2)
@@ -108,13 +119,18 @@ def test_a_pruned_trial_is_seen_with_what_it_would_have_come_to() -> None:
     add(study, 24, [2.0**30, 2.0**90], None)
     seen = SeenStudy(study).get_trials()
     assert [trial.state for trial in seen[21:]] == [*[TrialState.COMPLETE] * 3, TrialState.PRUNED, TrialState.COMPLETE]
-    losses = [trial.values[0] for trial in seen[21:24]]
-    assert losses == pytest.approx([30, 32, 50], abs=1)
+    losses = [math.log2(trial.values[0]) for trial in seen[21:24]]
+    assert losses == pytest.approx([4.5, 4.7, 5.5], abs=0.1)
     assert seen[25].values[0] == 100, "no loss is larger"
     assert [trial.values[1] for trial in seen[21:24]] == [900] * 3
     assert [trial.state for trial in study.trials[21:]] == [TrialState.PRUNED] * 5
     assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [24]
-    assert [score.divergence for score in rung_scores(study.trials, 1000)[1][-2:]] == [2.0**15, 2.0**90]
+    assert [one.divergences[-1] for one in standings(study.trials)[-3:]] == [
+        2.0**15,
+        pytest.approx(math.nan, nan_ok=True),
+        2.0**90,
+    ]
+    assert [one.loss for one in standings(study.trials)[20:22]] == [99.0, None]
 
 
 def test_a_plan_closer_than_any_before_is_expected_to_be_better() -> None:
@@ -138,6 +154,43 @@ def test_a_plan_closer_than_any_before_is_expected_to_be_better() -> None:
     assert len({trial.values[0] for trial in SeenStudy(misleading).get_trials()[-2:]}) == 1
 
 
+def standing(divergence: float, loss: float | None = None, *, removed: int = 0, **made_of: float) -> Standing:
+    return Standing((divergence,), 900, removed, 25, made_of, loss)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), max_size=19), st.integers(1, 9), st.integers(0, 3))
+def test_before_enough_trials_are_complete_a_rung_ranks_what_it_measured(
+    earlier: list[tuple[int, int]], divergence: int, removed: int
+) -> None:
+    known = [standing(float(one), 10.0, removed=gone, width=one) for one, gone in earlier]
+    plain = promising(
+        Score(float(divergence), 9, removed), [Score(float(one), 9, gone) for one, gone in earlier], 1 / 3
+    )
+    assert goes_on(standing(float(divergence), removed=removed, width=0.0), known, 1000, (1 / 3,)) == plain
+
+
+def test_a_rung_learns_what_healing_makes_of_plans() -> None:
+    """Plans are equally close, and narrow ones heal better: known from twenty complete trials on, not before."""
+    rng = np.random.default_rng(0)
+    known = [standing(rng.uniform(1, 2), 10.0 + 10 * width, width=width) for width in rng.uniform(0, 1, 20)]
+    pruned = [standing(rng.uniform(1, 2), width=width) for width in rng.uniform(0, 1, 20)]
+    narrow, wide = standing(1.9, width=0.1), standing(1.1, width=0.9)
+    for learnt, earlier in ((True, [*known, *pruned]), (False, [*known[1:], *pruned])):
+        assert goes_on(narrow, earlier, 1000, (1 / 4,)) == learnt
+        assert goes_on(wide, earlier, 1000, (1 / 4,)) != learnt
+    close, far = expected([standing(1.1, width=0.5), standing(1.9, width=0.5)], known, 0)
+    assert close <= far
+    assert expected([narrow, wide], known, 0) == pytest.approx([11, 19], abs=1.5)
+    assert not goes_on(standing(math.nan, width=0.1), [*known, *pruned], 1000, (1 / 4,))
+
+
+def test_trials_of_earlier_versions_are_ranked_by_what_is_known_of_them() -> None:
+    known = [standing(1.0 + n / 20, 10.0 + n, width=n / 20) for n in range(20)]
+    old = [standing(1.0 + n / 20) for n in range(5)]
+    found = expected([standing(1.2, width=0.2), standing(1.8, width=0.8)], [*known, *old], 0)
+    assert found[0] < found[1]
+
+
 def test_pruned_trials_stay_where_nothing_is_complete() -> None:
     study = in_memory()
     add(study, 1, [2.0], None)
@@ -155,7 +208,7 @@ def test_ridge_is_least_squares_with_a_price_of_weights(count: int, features: in
     rows = np.concatenate([table, math.sqrt(0.5) * np.eye(features)])
     weights = np.linalg.lstsq(rows, np.concatenate([values - values.mean(), np.zeros(features)]))[0]
     plain = values.mean() + (asked - known.mean(0)) / scale @ weights
-    assert ridge(known, values, asked) == pytest.approx(plain)
+    assert ridge(known, values, asked, 0.5) == pytest.approx(plain)
 
 
 def test_samplers_learn_from_pruned_trials() -> None:
