@@ -32,8 +32,10 @@ from search.finalists import Exam, mean_chrf, read_keyed
 from search.locks import alone
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.progress import progress_on
+from search.rungs import SURVIVAL, Score, grains
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
+from search.shares import Ranked, shares_for
 from search.workbench import RUNG_UTTERANCES, Workbench, keep_errors, option_errors
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
@@ -41,7 +43,7 @@ from space.errors import UserError
 from space.files import write_whole
 from space.genes import repair
 from space.limits import Limits
-from space.plan import NO_HEAL, Heal, Plan
+from space.plan import NO_HEAL, Heal, Plan, removed_sublayers
 from space.policy import Loss, multipliers, policy_loss
 
 _FEWEST_PLANS = 8
@@ -94,11 +96,13 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
                     console.print(f"plan {number + 1} of {len(plans)}")
         with console.status("correlations and their intervals"):
             correlations = table(rows, settings.search.seed)
+            survival = _survival([plan for _, plan in plans], rows, found.size_range.bound_bytes, settings.search.seed)
         result = {
             "study": settings.search.study,
             "range": found.size_range.name,
             "signature": examination.signature,
             "rung_utterances": list(RUNG_UTTERANCES),
+            "survival": survival,
             "plans": rows,
             "table": correlations,
         }
@@ -111,7 +115,8 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
 
     Or where it was measured for another range, model or data than the study's `shared` settings name.
 
-    Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter.
+    Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter; and which
+    shares of trials go on.
     """
     try:
         found = json.loads((folder / "fidelity" / _RESULT).read_text())
@@ -122,9 +127,21 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
         }
         gating = dict.fromkeys(proxy for proxy, _ in rows if proxy.startswith(_GATING))
         ranks = {proxy: [rows[proxy, group] for group in ("all", "best quarter")] for proxy in gating}
-        return {"plans": len(found["plans"]), "spearman": ranks}
+        survival = tuple(map(float, found.get("survival", SURVIVAL)))
+        return {"plans": len(found["plans"]), "spearman": ranks, "survival": survival}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _survival(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: int, seed: int) -> tuple[float, ...]:
+    """What of a search's trials, which are plans near the front, should go on from each rung."""
+    near = []
+    for plan, row in zip(plans, rows, strict=True):
+        if row["kind"] != "random":
+            size, removed = grains(row["bytes"], bound_bytes), removed_sublayers(plan)
+            scores = [row["cheap"][f"divergence, {utterances}"]["score"] for utterances in RUNG_UTTERANCES]
+            near.append(Ranked(tuple(Score(one, size, removed) for one in scores), row["full"]["healed"]["score"]))
+    return shares_for(near, seed)
 
 
 def _made_of(model: str, data: str) -> str:

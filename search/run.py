@@ -22,6 +22,7 @@ from search.finalists import Exam, choose, examine, mean_chrf, report_scores, so
 from search.loop import Terms, run_trials
 from search.opening import measured_losses, opened, workbench_of
 from search.progress import progress_on
+from search.rungs import SURVIVAL
 from search.samplers import check_sampler, sampler_named
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
@@ -96,7 +97,7 @@ def _search(job: Job) -> None:
     job.study.sampler = sampler_named(job.settings.sampler, job.limits, losses, job.settings.seed, heal_steps)
     warm = warm_starts(job.settings.warm_start, job.warm, job.limits, losses, Heal(heal_steps), seed=job.settings.seed)
     first = starts(job.limits, losses, Heal(heal_steps), job.settings.trials, warm)
-    terms = Terms(job.limits, first, job.settings.seed, job.signature, heal_steps=heal_steps)
+    terms = Terms(job.limits, first, job.settings.seed, job.signature, _survival(job), heal_steps)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
@@ -117,6 +118,19 @@ def _search(job: Job) -> None:
         bound = job.limits.size_range.bound_bytes
         with Stopping(job.settings.hours, job.settings.patience, bound, job.started) as stopping:
             run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial, stop=stop)
+
+
+def _survival(job: Job) -> tuple[float, ...]:
+    """Shares of trials that go on from the rungs: those of the study's own fidelity, if it was measured."""
+    measured = _fidelity(job)
+    shares: tuple[float, ...] = measured["survival"] if measured else SURVIVAL
+    known = f"by the fidelity of {measured['plans']} plans" if measured else "the bundled model's"
+    job.console.print(f"rungs: {', '.join(f'{share:.2g}' for share in shares)} of the trials go on ({known})")
+    return shares
+
+
+def _fidelity(job: Job) -> dict[str, Any] | None:
+    return kept_fidelity(job.settings.folder, job.limits.size_range.name, job.shared)
 
 
 def _finals(job: Job) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
@@ -188,7 +202,7 @@ def _summary(
         },
         "baselines": [_row(baseline) | {"name": baseline["baseline"]}] if baseline else [],
         "seconds": seconds,
-        "fidelity": kept_fidelity(job.settings.folder, job.limits.size_range.name, job.shared),
+        "fidelity": _fidelity(job),
         "signatures": {
             "loss": job.signature,
             **{direction: scores["signatures"] for direction, scores in source.items()},

@@ -158,7 +158,10 @@ def test_the_closing_table_has_the_fidelity_of_what_rungs_go_by(
         kept.write_text(text)
         assert launch.main([*words, "--trials", str(TRIALS)]) == 0
         line = "Spearman with healed chrF on select (among the best quarter): divergence, 8 0.90 (-)"
-        assert (line in capsys.readouterr().out) == said
+        out = capsys.readouterr().out
+        assert (line in out) == said
+        assert ("rungs: 1, 0.25 of the trials go on (by the fidelity of 8 plans)" in out) == said
+        assert ("rungs: 0.5, 0.17 of the trials go on (the bundled model's)" in out) != said
     assert summary_of(study_copy)["fidelity"]["spearman"] == {"divergence, 8": [0.9, None]}
 
 
@@ -171,6 +174,7 @@ def kept_key(study: Path) -> dict[str, str]:
 
 FIDELITY = {
     "plans": [{}] * 8,
+    "survival": [1.0, 0.25],
     "table": [
         {"full": full, "proxy": proxy, "group": group, "spearman": {"value": value}}
         for full, proxy, group, value in (

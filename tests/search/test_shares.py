@@ -1,0 +1,48 @@
+"""How many trials go on: the default where it loses nothing, more where cheap scores mislead."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.rungs import SURVIVAL, Score
+from search.shares import LADDER, Ranked, lost, shares_for
+
+PLANS = 16
+
+
+def ranked(first: list[float], second: list[float]) -> list[Ranked]:
+    """Plans whose losses are 0, 1, 2 and so on, with these divergences at the rungs."""
+    return [Ranked((Score(a, 10), Score(b, 10)), float(n)) for n, (a, b) in enumerate(zip(first, second, strict=True))]
+
+
+def test_where_cheap_scores_rank_right_the_default_is_kept() -> None:
+    right = [float(n) for n in range(PLANS)]
+    assert shares_for(ranked(right, right), 0) == SURVIVAL
+    assert lost(ranked(right, right), (1 / 8, 1 / 8), 0) == 0
+
+
+def test_a_rung_that_misleads_ends_fewer() -> None:
+    right = [float(n) for n in range(PLANS)]
+    wrong = right[::-1]
+    assert shares_for(ranked(wrong, right), 0)[0] == 1
+    assert shares_for(ranked(right, wrong), 0)[1] == 1
+    assert shares_for(ranked(wrong, wrong), 0) == (1.0, 1.0)
+
+
+def test_a_little_noise_keeps_the_default() -> None:
+    rng = random.Random(0)
+    first, second = ([n + rng.uniform(0, width) for n in range(PLANS)] for width in (6, 2))
+    assert shares_for(ranked(first, second), 0) == SURVIVAL
+
+
+@settings(max_examples=5)
+@given(st.permutations(range(PLANS)), st.permutations(range(PLANS)), st.integers(0, 9))
+def test_the_choice_loses_little_and_is_the_first_that_does(first: list[int], second: list[int], seed: int) -> None:
+    plans = ranked([float(x) for x in first], [float(x) for x in second])
+    chosen = shares_for(plans, seed)
+    found = [lost(plans, shares, seed) for shares in LADDER]
+    assert [x <= 0.5 for x in found].index(True) == LADDER.index(chosen)
+    assert found[-1] == 0
