@@ -1,13 +1,13 @@
-"""Samplers side by side, ``python -m benchmarks.samplers``: some three minutes a sampler, seed and bin on one core
+"""Samplers side by side, ``python -m benchmarks.samplers``: about a minute a sampler, seed and bin on one core
 
 Every sampler has the same trials of the same study, the first of which are a study's own (baselines, allocator's plans,
-grid); the objective is the divergence on the first rung's utterances, unhealed, and bytes. A row has the median and the
+grid); the one objective is the divergence on the first rung's utterances, unhealed. A row has the median and the
 quartiles over seeds of the best divergence so far, of the best plan's divergence on the select role, on which nothing
-was searched, and of the seconds of a proposal. `tpe raw` is Optuna's TPE with the bound as a constraint: what is over
-it is told to be, and not scored. Beside them is the best plan that any run ever found, those of `--best-known` trials,
-and how far the median is from it.
+was searched, and of the seconds of a proposal. `tpe raw` is Optuna's TPE with the limits as a constraint: what is
+outside is told to be, and not scored. Beside them is the best known: the best plan of all runs, and what as many
+exchanges as `--best-known` says make of it.
 
-Runs are kept in studies/benchmark-samplers; a run that was killed is made again, finished ones stay.
+Runs are kept in studies/benchmark-samplers; a run that was killed is made again, finished ones of this version stay.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,41 +24,41 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from benchmarks.publish import publish_bins, target
 from search.baselines import starts
+from search.finalists import read_keyed
 from search.loop import suggest
 from search.opening import measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
-from search.samplers import sampler_named
-from search.settings import SearchSettings
+from search.samplers import SWAP, sampler_named
+from search.settings import FORMAT, SearchSettings
 from search.workbench import Workbench
+from space import VERSION
 from space.files import write_whole
 from space.genes import encode
 from space.limits import Limits
-from space.plan import NO_HEAL, Plan, removed_sublayers
+from space.plan import NO_HEAL, Plan, plan_from_json, removed_sublayers
 from space.policy import Loss
 
 BINS, SEEDS, TRIALS = (2, 3, 4), 5, 200
 RAW = "tpe raw"
 DEFAULT = SearchSettings.sampler
-SAMPLERS = (DEFAULT, "policy-gp", "swap", "tpe", RAW, "nsga2", "random")
+SAMPLERS = (DEFAULT, "policy-tpe", "policy-gp", SWAP, "tpe", RAW, "nsga2", "random")
 AT = (20, 50, 100, 200)
-BEST_KNOWN = "best known"
 FOLDER = Path("studies/benchmark-samplers")
-_OVER = "over the bound"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs in a bin share."""
+    """What all runs in a bin share; `made_of` says of what."""
 
     number: int
     limits: Limits
     losses: dict[str, Loss]
     workbench: Workbench
+    made_of: str
 
     def divergence(self, plan: Plan) -> float:
         """On the utterances of the first rung."""
@@ -70,10 +69,15 @@ class Bench:
         return self.workbench.unseen_divergence(self.workbench.assembler.assembled(plan).model, plan.vocabulary)
 
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
-        """The divergence of every trial (None over the bound), seconds of proposals, and the best plan's on select."""
-        study = optuna.create_study(directions=["minimize", "minimize"], sampler=self._sampler(name, seed))
-        for start in starts(self.limits, self.losses, NO_HEAL, trials):
-            study.enqueue_trial(encode(start.plan, self.limits.layout))
+        """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
+        first = [start.plan for start in starts(self.limits, self.losses, NO_HEAL, trials)]
+        return self.searched(self._sampler(name, seed), first, trials)
+
+    def searched(self, sampler: BaseSampler, first: Sequence[Plan], trials: int) -> dict[str, Any]:
+        """What a sampler finds behind the first plans."""
+        study = optuna.create_study(sampler=sampler)
+        for plan in first:
+            study.enqueue_trial(encode(plan, self.limits.layout))
         found: list[float | None] = []
         seconds = []
         best: tuple[float, Plan] | None = None
@@ -81,68 +85,85 @@ class Bench:
             begun = time.monotonic()
             trial = study.ask()
             plan = replace(suggest(trial, self.limits.layout, 0), heal=NO_HEAL)
-            asked = time.monotonic()
-            size_bytes = self.limits.bytes_of(plan)
-            over = size_bytes - self.limits.size_range.bound_bytes + 1
-            divergence = self.divergence(plan) if over <= 0 else None
+            asked, inside = time.monotonic() - begun, self.limits.hold(plan)
+            divergence = self.divergence(plan) if inside else None
             found.append(divergence)
             if divergence is not None and (best is None or divergence < best[0]):
                 best = divergence, plan
+            trial.set_constraint("outside", 0.0 if inside else self._outside(plan))
             trial.set_user_attr(DIVERGENCES, [divergence])
-            trial.set_user_attr(BYTES, size_bytes)
+            trial.set_user_attr(BYTES, self.limits.bytes_of(plan))
             trial.set_user_attr(REMOVED, removed_sublayers(plan))
-            trial.set_user_attr(_OVER, over)
             scored = time.monotonic()
-            study.tell(trial, [100.0 if divergence is None else divergence, size_bytes])
-            seconds.append(asked - begun + time.monotonic() - scored)
-        assert best is not None, "the first trials are inside of the bound"
-        return {"divergences": found, "seconds": seconds, "select": self.unseen(best[1])}
+            study.tell(trial, 100.0 if divergence is None else divergence)
+            seconds.append(asked + time.monotonic() - scored)
+        assert best is not None, "the first trials are inside of the limits"
+        proposals = seconds[len(first) :] or seconds
+        return {
+            "divergences": found,
+            "seconds": float(np.median(proposals)),
+            "select": self.unseen(best[1]),
+            "plan": best[1].to_json(),
+        }
+
+    def _outside(self, plan: Plan) -> float:
+        """How far a plan is out of the limits: bytes over the bound, or 1 where it is not that."""
+        return float(max(1, self.limits.bytes_of(plan) - self.limits.size_range.bound_bytes + 1))
 
     def _sampler(self, name: str, seed: int) -> BaseSampler:
         if name == RAW:
-
-            def over(trial: FrozenTrial) -> Sequence[float]:
-                return (trial.user_attrs[_OVER],)
-
-            return TPESampler(seed=seed, multivariate=True, n_startup_trials=20, constraints_func=over)
+            return TPESampler(seed=seed, multivariate=True, n_startup_trials=20)
         return sampler_named(name, self.limits, self.losses, seed, 0)
 
 
 def bench(number: int) -> Bench:
     """Loads and measures, or has the bank's measurements."""
     settings, console = SearchSettings(study="benchmark-samplers", trials=TRIALS, bin=number), Console()
-    inputs = opened(settings)
-    workbench = workbench_of(settings, inputs, console)
-    return Bench(number, inputs.limits, measured_losses(workbench, inputs.limits, console), workbench)
+    found = opened(settings)
+    workbench = workbench_of(settings, found, console)
+    losses = measured_losses(workbench, found.limits, console)
+    made_of = f"{asdict(found.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
+    return Bench(number, found.limits, losses, workbench, made_of)
 
 
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def kept(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What a run found: from its file, or now."""
-    if not path.exists():
-        write_whole(path, json.dumps(make()))
-    found: dict[str, Any] = json.loads(path.read_text())
+    if (known := read_keyed(path, key)) is not None:
+        return known
+    found = {"key": key, **make()}
+    write_whole(path, json.dumps(found))
     return found
 
 
 def bests(run: dict[str, Any]) -> list[float]:
-    """The best divergence so far at each number of trials; of fewer trials the last."""
+    """The best divergence so far at each number of trials that the run had."""
     so_far = np.minimum.accumulate([np.inf if one is None else one for one in run["divergences"]])
-    return [float(so_far[min(at, len(so_far)) - 1]) for at in AT]
+    return [float(so_far[at - 1]) for at in AT if at <= len(so_far)]
 
 
-def runs_of(
-    at_work: Bench, samplers: Sequence[str], seeds: int, trials: int, best_known: int
-) -> dict[str, list[dict[str, Any]]]:
-    """The runs of every sampler, seed after seed, and one of `best_known` trials of the default, if any."""
-    asked = [(name, name, seed, trials) for seed, name in product(range(seeds), samplers)]
-    asked += [(BEST_KNOWN, DEFAULT, seeds, best_known)] if best_known else []
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for called, name, seed, count in asked:
-        path = FOLDER / f"bin{at_work.number}, {called}, seed {seed}, {count} trials.json"
-        run = kept(path, partial(at_work.run, name, seed, count))
-        runs.setdefault(called, []).append(run)
-        print(at_work.number, called, seed, bests(run), flush=True)
+def runs_of(at_work: Bench, samplers: Sequence[str], seeds: int, trials: int) -> dict[str, list[dict[str, Any]]]:
+    """The runs of every sampler, seed after seed."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in samplers}
+    for seed, name in product(range(seeds), samplers):
+        path = FOLDER / f"bin{at_work.number}, {name}, seed {seed}, {trials} trials.json"
+        key = f"{at_work.made_of}|{name}|{seed}|{trials}"
+        runs[name].append(kept(path, key, lambda name=name, seed=seed: at_work.run(name, seed, trials)))  # type: ignore[misc]
+        print(at_work.number, name, seed, bests(runs[name][-1]), flush=True)
     return runs
+
+
+def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges: int) -> tuple[float, int]:
+    """The least divergence of all runs and of exchanges from their best plan; and of how many plans that is."""
+    everything = [run for of_sampler in runs.values() for run in of_sampler]
+    best = min(everything, key=lambda run: bests(run)[-1])
+    evaluations = sum(len(run["divergences"]) for run in everything)
+    if not exchanges:
+        return bests(best)[-1], evaluations
+    path = FOLDER / f"bin{at_work.number}, best known, {exchanges} exchanges.json"
+    swap = sampler_named(SWAP, at_work.limits, at_work.losses, 0, 0)
+    plan = plan_from_json(best["plan"])
+    found = kept(path, f"{at_work.made_of}|{best['plan']}", lambda: at_work.searched(swap, [plan], exchanges))
+    return min(one for one in found["divergences"] if one is not None), evaluations + exchanges
 
 
 def quartiles(values: Sequence[float]) -> str:
@@ -151,9 +172,13 @@ def quartiles(values: Sequence[float]) -> str:
     return f"{middle:.4f} ({low:.4f} to {high:.4f})"
 
 
-def rows_of(number: int, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def gap(runs: Sequence[dict[str, Any]], known: float) -> float:
+    """How far the median of a sampler's runs is from the best known."""
+    return float(np.median([bests(run)[-1] for run in runs])) - known
+
+
+def rows_of(number: int, runs: dict[str, list[dict[str, Any]]], known: float, plans: int) -> list[dict[str, Any]]:
     """A row for each sampler."""
-    known = min(min(bests(run)) for of_sampler in runs.values() for run in of_sampler)
     rows = []
     for name, of_sampler in runs.items():
         columns = list(zip(*map(bests, of_sampler), strict=True))
@@ -162,8 +187,8 @@ def rows_of(number: int, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str
                 "bin": number,
                 "sampler": name,
                 "seeds": len(of_sampler),
-                **{f"{at} trials": quartiles(column) for at, column in zip(AT, columns, strict=True)},
-                "from the best known": round(float(np.median(columns[-1])) - known, 4),
+                **{f"{at} trials": quartiles(column) for at, column in zip(AT, columns, strict=False)},
+                "from the best known": f"{gap(of_sampler, known):.4f} (of {known:.4f}, {plans} plans)",
                 "on select": quartiles([run["select"] for run in of_sampler]),
                 "seconds a proposal": round(float(np.median([run["seconds"] for run in of_sampler])), 3),
             }
@@ -171,18 +196,18 @@ def rows_of(number: int, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str
     return rows
 
 
-def targets_of(number: int, runs: dict[str, list[dict[str, Any]]], rows: Sequence[dict[str, Any]]) -> list[Any]:
+def targets_of(number: int, runs: dict[str, list[dict[str, Any]]], known: float) -> list[Any]:
     """How the default compares."""
-    gaps = {row["sampler"]: row["from the best known"] for row in rows if row["sampler"] != BEST_KNOWN}
+    gaps = {name: gap(of_sampler, known) for name, of_sampler in runs.items()}
     found = []
     if DEFAULT in gaps and len(gaps) > 1:
-        others = min(gap for name, gap in gaps.items() if name != DEFAULT)
+        others = min(one for name, one in gaps.items() if name != DEFAULT)
         name = f"bin {number}, {DEFAULT}'s gap to the best known over the next best sampler's"
         found.append(target(name, gaps[DEFAULT] / max(others, 1e-9), 0.5, at_least=False))
-    if DEFAULT in gaps and "swap" in gaps:
+    if DEFAULT in gaps and SWAP in gaps and len(runs[SWAP][0]["divergences"]) >= TRIALS:
         at_50, at_200 = (
             float(np.median([bests(run)[AT.index(at)] for run in runs[name]]))
-            for name, at in ((DEFAULT, 50), ("swap", 200))
+            for name, at in ((DEFAULT, 50), (SWAP, TRIALS))
         )
         name = f"bin {number}, {DEFAULT} at 50 trials over swap at 200"
         found.append(target(name, at_50 / at_200, 1.0, at_least=False))
@@ -196,16 +221,17 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--best-known", type=int, default=0, help="trials of one more, longer run of the default")
+    parser.add_argument("--best-known", type=int, default=2000, help="exchanges from the best plan of all runs")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows: list[dict[str, Any]] = []
     targets: list[Any] = []
     for number in options.bins:
-        runs = runs_of(bench(number), options.samplers, options.seeds, options.trials, options.best_known)
-        of_bin = rows_of(number, runs)
-        rows += of_bin
-        targets += targets_of(number, runs, of_bin)
+        at_work = bench(number)
+        runs = runs_of(at_work, options.samplers, options.seeds, options.trials)
+        known, plans = best_known(at_work, runs, options.best_known)
+        rows += rows_of(number, runs, known, plans)
+        targets += targets_of(number, runs, known)
     publish_bins("samplers", rows, targets)
 
 
