@@ -162,8 +162,8 @@ class SwapSampler(RepairingSampler):
 class PolicySampler(PlanSampler):
     """Lets a sampler of Optuna's propose policies, which the exact allocator makes plans of.
 
-    When `drafting`, it proposes many and those near the best are varied; of the plans that are drafted of them one is
-    taken by what those that were tried came to (decision 0020).
+    When `drafting`, for every other trial it proposes many, and those near the best are varied; of the plans that are
+    drafted of them one is taken by what those that were tried came to (decision 0020).
 
     `loss`, whose name is `basis`, is what options cost before a policy says otherwise. Policies are compared by the
     loss of their plans alone: an allocator's plan fills the bound. The policy of nothing but zeros is known from the
@@ -198,7 +198,8 @@ class PolicySampler(PlanSampler):
         trials = study.get_trials(deepcopy=False)
         known = self._policies_of(trials)
         policies = ListedStudy(known)
-        judge = self._judge(trials, known) if self._drafts and len(known) > _FIRST_POLICIES else None
+        judges = self._drafts is not None and trial.number % 2 == 1 and len(known) > _FIRST_POLICIES
+        judge = self._judge(trials, known) if judges else None
 
         def propose(again: int) -> tuple[Plan, dict[str, Any]]:
             policy = self._asked(policies, again)
