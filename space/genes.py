@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from space.choices import PARTS, VOCABULARY, Option, choices_of, hears, is_hearing, place, plan_of, sizes, sublayer
-from space.layout import Layout
+from space.layout import Layout, Tower
 from space.limits import Limits, allowed_options
 from space.plan import Heal, Plan, Sublayer
-from space.rates import Coded, Packed, rate_named
+from space.rates import Coded, Packed, Rate, rate_named
 
 # For how many steps a trial heals at most; half of them and none are the other choices.
 HEAL_STEPS = 50
@@ -91,6 +92,18 @@ class Knob:
         return self.options[level] if 0 <= level < len(self.options) else None
 
 
+@lru_cache(maxsize=1024)
+def _resized(tower: Tower, part: str, rate: Rate) -> tuple[Option, ...]:
+    """A sublayer's options at one rate, ascending."""
+    return tuple(sublayer(kept, rate) for kept in sizes(tower, part))
+
+
+@lru_cache(maxsize=1024)
+def _rerated(layout: Layout, kept: int) -> tuple[Option, ...]:
+    """The options of a sublayer of which as much stays."""
+    return tuple(Sublayer(kept, rate) for rate in layout.rates)
+
+
 def knobs(chosen: Mapping[str, Option], layout: Layout) -> Iterator[Knob]:
     """Every knob that changes bytes: sizes, rates, the vocabulary; a removed sublayer's rate is none."""
     for tower in layout.towers:
@@ -100,11 +113,9 @@ def knobs(chosen: Mapping[str, Option], layout: Layout) -> Iterator[Knob]:
                 name = place(tower.name, index, part)
                 now = chosen[name]
                 assert isinstance(now, Sublayer)
-                yield Knob(name, steps.index(now.kept), tuple(sublayer(kept, now.rate) for kept in steps))
+                yield Knob(name, steps.index(now.kept), _resized(tower, part, now.rate))
                 if now.kept:
-                    yield Knob(
-                        name, layout.rates.index(now.rate), tuple(replace(now, rate=rate) for rate in layout.rates)
-                    )
+                    yield Knob(name, layout.rates.index(now.rate), _rerated(layout, now.kept))
     for table in layout.tables:
         rate = chosen[table]
         assert isinstance(rate, Packed | Coded)
