@@ -23,26 +23,27 @@ from rich.console import Console
 
 from benchmarks.publish import publish, target
 from models.layouts import find_anatomy
+from search.baselines import least_loss_plan
 from search.loop import suggest
 from search.rungs import BYTES, DIVERGENCES, REMOVED, TRAITS
-from search.samplers import policy_attribute, sampler_named
+from search.samplers import POLICY_GAP, policy_attribute, sampler_named
 from search.settings import SearchSettings
 from search.study import open_study
 from space.bins import bin_range
-from space.drafts import Drafts
 from space.genes import HEAL_STEPS, distributions, encode
 from space.limits import Limits
 from space.plan import Heal, Plan, removed_sublayers
-from space.policy import multipliers
+from space.policy import multipliers, policy_loss
 from space.prior import prior_loss
 from space.traits import traits
 
 SIZES = (200, 1000)
-SAMPLERS = (SearchSettings.sampler, "policy-tpe", "tpe", "random")
+SAMPLERS = (SearchSettings.sampler, "swap", "random")
 BASIS = "prior values"
 MEMORY, SQLITE = "memory", "SQLite"
 # Of the files a checkpoint carries along: about what Qwen2's tokenizer takes.
 _TOKEN_BYTES = 60
+_PLANS = 50
 
 
 @contextmanager
@@ -59,19 +60,21 @@ def opened(storage: str, folder: Path) -> Iterator[optuna.Study]:
 
 
 def made_up(limits: Limits, count: int) -> list[FrozenTrial]:
-    """Complete trials of random policies."""
-    rng, drafts = random.Random(0), Drafts(limits, prior_loss(limits.layout))
-    space = distributions(limits.layout)
-    found: list[FrozenTrial] = []
-    while len(found) < count:
-        policy = {name: rng.uniform(*ends) for name, ends in multipliers(limits.layout).items()}
-        plan = drafts.plan(policy, Heal(HEAL_STEPS))
-        if plan is not None:
-            loss = 50 + 10 * abs(policy["power"]) + rng.gauss(0, 1)
-            params = encode(plan, limits.layout)
-            kept = attributes(limits, plan, loss) | {policy_attribute(BASIS): policy}
-            values = [loss, float(limits.bytes_of(plan))]
-            found.append(create_trial(params=params, distributions=space, values=values, user_attrs=kept))
+    """Complete trials of random policies; plans come more than once."""
+    rng, space, shaped = (
+        random.Random(0),
+        distributions(limits.layout),
+        policy_loss(limits.layout, prior_loss(limits.layout)),
+    )
+    policies = [{name: rng.uniform(*ends) for name, ends in multipliers(limits.layout).items()} for _ in range(count)]
+    plans = [least_loss_plan(limits, shaped(policy), Heal(HEAL_STEPS), POLICY_GAP) for policy in policies[:_PLANS]]
+    found = []
+    for i, policy in enumerate(policies):
+        plan, loss = plans[i % _PLANS], 50 + 10 * abs(policy["power"]) + rng.gauss(0, 1)
+        kept = attributes(limits, plan, loss) | {policy_attribute(BASIS): policy}
+        values = [loss, float(limits.bytes_of(plan))]
+        params = encode(plan, limits.layout)
+        found.append(create_trial(params=params, distributions=space, values=values, user_attrs=kept))
     return found
 
 
