@@ -38,7 +38,7 @@ from space.prior import prior_loss
 from space.traits import traits
 
 SIZES = (200, 1000)
-SAMPLERS = (SearchSettings.sampler, "swap", "random")
+SAMPLERS = (SearchSettings.sampler, "policy-tpe", "swap", "random")
 BASIS = "prior values"
 MEMORY, SQLITE = "memory", "SQLite"
 # Of the files a checkpoint carries along: about what Qwen2's tokenizer takes.

@@ -45,7 +45,7 @@ from space.policy import Loss
 BINS, SEEDS, TRIALS = (2, 3, 4), 5, 200
 RAW = "tpe raw"
 DEFAULT = SearchSettings.sampler
-SAMPLERS = (DEFAULT, "policy-gp", SWAP, "tpe", RAW, "nsga2", "random")
+SAMPLERS = (DEFAULT, "policy-tpe", SWAP, "tpe", RAW, "nsga2", "random")
 AT = (20, 50, 100, 200)
 FOLDER = Path("studies/benchmark-samplers")
 

@@ -89,7 +89,7 @@ def goes_on(
     """Whether a trial goes on from the last rung it reached, beside those that `earlier` trials had there."""
     rung = len(mine.divergences) - 1
     there = [*(one for one in earlier if len(one.divergences) > rung), mine]
-    complete = [one for one in earlier if one.loss is not None]
+    complete = [one for one in earlier if one.loss is not None and _scored(one)]
     size = [grains(one.size_bytes, bound_bytes) for one in there]
     if len(complete) < _LEARNT:
         scores = [Score(one.divergences[rung], of, one.removed) for one, of in zip(there, size, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from abc import abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
 from copy import copy
@@ -14,20 +15,38 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import least_loss_plan
-from search.rungs import SeenStudy
+from search.judge import Judge
+from search.rungs import TRAITS, SeenStudy
+from space.drafts import Drafts
 from space.errors import UserError
 from space.genes import HEAL_STEPS, decode, distributions, encode, repair, swapped
 from space.limits import Limits
 from space.plan import Heal, Plan
-from space.policy import Loss, multipliers, policy_loss
+from space.policy import Loss, Policy, multipliers, policy_loss
+from space.traits import traits
 
 # Policies at random before any is learnt from: about as many as there are multipliers.
 _FIRST_POLICIES = 12
 # How often a policy is proposed whose plan was tried, and how far apart the seeds of proposals are.
-_TRIES, _NEXT_SEED = 8, 15_485_863
+_TRIES, _NEXT_SEED, _FAR_SEED = 8, 15_485_863, 32_452_843
+# Policies that plans are drafted of for each proposal: from the inner sampler, and near the best ones.
+_ASKED, _NEAR = 8, 24
+# Of a policy near another: how likely each multiplier changes, by what share of its range, and how far down the ranks
+# the other is on the mean.
+_CHANGED, _STEP, _DOWN = 0.3, 0.15, 3.0
+# How many deviations a plan may be better than expected.
+_HOPE = 0.5
+
+
+def _tpe_of_policies(seed: int) -> BaseSampler:
+    return TPESampler(seed=seed, multivariate=True, n_startup_trials=_FIRST_POLICIES)
+
+
 # Propose policies, by name.
+DRAFTING = "policy"
 POLICIES: dict[str, Callable[[int], BaseSampler]] = {
-    "policy": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=_FIRST_POLICIES),
+    DRAFTING: _tpe_of_policies,
+    "policy-tpe": _tpe_of_policies,
     "policy-gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_FIRST_POLICIES),
 }
 # Proven gap of a policy's plan: policies differ by more.
@@ -143,6 +162,9 @@ class SwapSampler(RepairingSampler):
 class PolicySampler(PlanSampler):
     """Lets a sampler of Optuna's propose policies, which the exact allocator makes plans of.
 
+    When `drafting`, for every other trial it proposes many, and those near the best are varied; of the plans that are
+    drafted of them one is taken by what those that were tried came to (decision 0020).
+
     `loss`, whose name is `basis`, is what options cost before a policy says otherwise. Policies are compared by the
     loss of their plans alone: an allocator's plan fills the bound. The policy of nothing but zeros is known from the
     study's first trials. Plans are healed for as long as trials can; one that was tried is not proposed again, if
@@ -158,6 +180,7 @@ class PolicySampler(PlanSampler):
         *,
         basis: str,
         loss: Loss,
+        drafting: bool = False,
     ) -> None:
         super().__init__(limits, seed, heal_steps)
         self._heal = Heal(heal_steps)
@@ -169,18 +192,61 @@ class PolicySampler(PlanSampler):
         }
         self._none = dict.fromkeys(self._multipliers, 0.0)
         self._start = encode(least_loss_plan(limits, loss, self._heal), limits.layout)
+        self._drafts = Drafts(limits, loss) if drafting else None
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
-        policies = ListedStudy(self._policies_of(trials))
+        known = self._policies_of(trials)
+        policies = ListedStudy(known)
+        judges = self._drafts is not None and trial.number % 2 == 1 and len(known) > _FIRST_POLICIES
+        judge = self._judge(trials, known) if judges else None
 
         def propose(again: int) -> tuple[Plan, dict[str, Any]]:
-            policies.sampler = self._make_inner(again)
-            policy = policies.ask(self._multipliers).params
+            policy = self._asked(policies, again)
+            if judge is not None:
+                others = [self._asked(policies, (again + i * _FAR_SEED) % 2**32) for i in range(1, _ASKED)]
+                near = self._near(known, random.Random(again))
+                policy = self._likeliest([policy, *others, *near], judge)
             plan = least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
             return plan, {self._attribute: policy}
 
         return self._untried(trials, seed, propose)
+
+    def _asked(self, policies: ListedStudy, seed: int) -> Policy:
+        policies.sampler = self._make_inner(seed)
+        return policies.ask(self._multipliers).params
+
+    def _near(self, known: Sequence[FrozenTrial], rng: random.Random) -> list[Policy]:
+        """Policies near the best that are known."""
+        best = sorted(known, key=lambda one: (one.values[0], one.number))
+        bounds = multipliers(self._limits.layout)
+        found: list[Policy] = []
+        for _ in range(_NEAR):
+            policy = dict(best[min(int(rng.expovariate(1 / _DOWN)), len(best) - 1)].params)
+            changed = [name for name in bounds if rng.random() < _CHANGED] or [rng.choice(list(bounds))]
+            for name in changed:
+                low, high = bounds[name]
+                policy[name] = min(high, max(low, policy[name] + rng.gauss(0, _STEP * (high - low))))
+            found.append(policy)
+        return found
+
+    def _judge(self, trials: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> Judge:
+        """Of the plans of known policies."""
+        by_number = {one.number: one for one in trials}
+        told = [by_number[one.number - _TRIES] for one in known]
+        layout = self._limits.layout
+        rows = [one.user_attrs.get(TRAITS) or traits(decode(one.params, layout), layout) for one in told]
+        return Judge([list(row.values()) for row in rows], [one.values[0] for one in told])
+
+    def _likeliest(self, policies: Sequence[Policy], judge: Judge) -> Policy:
+        """The policy whose plan can be hoped to be the best, of those that plans can be drafted of."""
+        assert self._drafts is not None
+        drafts = [(policy, self._drafts.plan(policy, self._heal)) for policy in policies]
+        there = [(policy, plan) for policy, plan in drafts if plan is not None]
+        if not there:
+            return policies[0]
+        means, deviations = judge.expected([list(traits(plan, self._limits.layout).values()) for _, plan in there])
+        return there[int((means - _HOPE * deviations).argmin())][0]
 
     def _policies_of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The complete trials whose policies are known, with these for parameters, and their losses alone."""
@@ -234,7 +300,10 @@ def sampler_named(
     check_sampler(name)
     if name in POLICIES:
         basis = list(losses)[-1]
-        return PolicySampler(POLICIES[name], limits, seed, heal_steps, basis=basis, loss=losses[basis])
+        drafting = name == DRAFTING
+        return PolicySampler(
+            POLICIES[name], limits, seed, heal_steps, basis=basis, loss=losses[basis], drafting=drafting
+        )
     if name == SWAP:
         return SwapSampler(limits, seed, heal_steps)
     return RepairingSampler(SAMPLERS[name], limits, seed, heal_steps)

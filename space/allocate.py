@@ -169,14 +169,33 @@ def _promising(groups: Groups, kept: Sequence[Sequence[int]], relaxed: _Relaxed)
 
 
 def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> _Relaxed:
-    """Bisects the price of a byte, then spends what is left greedily."""
+    """Of bisecting the price of a byte, where what it finds may be chosen."""
     widest = max(map(len, groups))
     sizes = np.zeros((len(groups), widest))
     values = np.full((len(groups), widest), -np.inf)
     for g, group in enumerate(groups):
         sizes[g, : len(group)] = [item.size_bytes for item in group]
         values[g, : len(group)] = [item.value for item in group]
-    rows = np.arange(len(groups))
+    picked, price, value_bound = priced(sizes, values, most_bytes)
+    if picked is None:
+        return _Relaxed(None, price, value_bound)
+    items = [groups[g][i] for g, i in enumerate(picked)]
+    size_bytes, value = sum(item.size_bytes for item in items), sum(item.value for item in items)
+    must = any(item.needed for group in groups for item in group)
+    if size_bytes < least_bytes or (must and not any(item.needed for item in items)):
+        return _Relaxed(None, price, value_bound)
+    return _Relaxed(Allocation(picked, size_bytes, value, max(value, value_bound)), price, value_bound)
+
+
+def priced(
+    sizes: NDArray[np.float64], values: NDArray[np.float64], most_bytes: int
+) -> tuple[tuple[int, ...] | None, float, float]:
+    """Bisects the price of a byte, then spends what is left greedily.
+
+    Of items (groups, options), where a value of -inf stands for none, the one chosen of each group, or None where
+    nothing fits; the price, and the most value that it proves any choice to have.
+    """
+    rows = np.arange(len(sizes))
     low, high = 0.0, 1e-12
     chosen, bound = _at_price(0.0, sizes, values, most_bytes)
     price, value_bound = 0.0, bound
@@ -194,15 +213,8 @@ def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> _Relaxed:
             low, high = high, high * 10
         else:
             low = middle
-    if inside is None:
-        return _Relaxed(None, price, value_bound)
-    picked = tuple(int(i) for i in _spend(inside, sizes, values, most_bytes))
-    items = [groups[g][i] for g, i in enumerate(picked)]
-    size_bytes, value = sum(item.size_bytes for item in items), sum(item.value for item in items)
-    must = any(item.needed for group in groups for item in group)
-    if size_bytes < least_bytes or (must and not any(item.needed for item in items)):
-        return _Relaxed(None, price, value_bound)
-    return _Relaxed(Allocation(picked, size_bytes, value, max(value, value_bound)), price, value_bound)
+    picked = None if inside is None else tuple(int(i) for i in _spend(inside, sizes, values, most_bytes))
+    return picked, price, value_bound
 
 
 def _at_price(
@@ -239,8 +251,8 @@ def allocate_plan(
     may leave some tens of bytes more unused than it would have to. Raises UserError where no plan is inside.
     """
     limits.check()
-    names, options, groups = _groups(limits, value)
-    constant = _constant_bytes(limits)
+    names, options, groups = groups_of(limits, value)
+    constant = constant_bytes(limits)
     most = limits.size_range.bound_bytes - 1 - constant
     least = limits.size_range.least_bytes - constant
     while True:
@@ -268,7 +280,7 @@ def allocate_plan(
         least += limits.size_range.least_bytes - size
 
 
-def _groups(
+def groups_of(
     limits: Limits, value: Callable[[str, Option], float]
 ) -> tuple[list[tuple[str, ...]], list[list[tuple[Option, ...]]], list[list[Item]]]:
     """Choices that are made together, their joint options and what each weighs and is worth.
@@ -332,7 +344,7 @@ class _Scale:
         return tensor + header + plan_entry_bytes(option)
 
 
-def _constant_bytes(limits: Limits) -> int:
+def constant_bytes(limits: Limits) -> int:
     """What every plan weighs beside its options: last norms, the header's frame, the rest of the JSON."""
     plan = smallest_plan(limits)
     entries = [

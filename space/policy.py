@@ -31,6 +31,22 @@ def multipliers(layout: Layout) -> dict[str, tuple[float, float]]:
     return {**found, "tables": _WEIGHT, VOCABULARY: _WEIGHT, "power": _POWER}
 
 
+def split_loss(layout: Layout, loss: Loss) -> Callable[[str, Option], tuple[float, float]]:
+    """What an option costs by what goes, and by how coarsely the rest is stored."""
+    best = {name: found[-1] for name, found in choices(layout).items()}
+
+    @cache
+    def parts(name: str, option: Option) -> tuple[float, float]:
+        whole = best[name]
+        if not isinstance(option, Sublayer) or not option.kept:
+            return loss(name, option), 0.0
+        assert isinstance(whole, Sublayer)
+        width = loss(name, Sublayer(option.kept, whole.rate))
+        return width, max(0.0, loss(name, option) - width)
+
+    return parts
+
+
 def policy_loss(layout: Layout, loss: Loss) -> Callable[[Policy], Loss]:
     """What options cost by a policy.
 
@@ -38,18 +54,8 @@ def policy_loss(layout: Layout, loss: Loss) -> Callable[[Policy], Loss]:
     by its part's width multiplier; the sum of this and of what the rate costs is raised to the policy's power, which
     says whether a few large losses or many small ones are dearer, and weighed by tower, part and depth.
     """
-    best = {name: found[-1] for name, found in choices(layout).items()}
     depths = {tower.name: max(1, tower.layers - 1) for tower in layout.towers}
-
-    @cache
-    def parts(name: str, option: Option) -> tuple[float, float]:
-        """What goes, and how coarsely the rest is stored."""
-        whole = best[name]
-        if not isinstance(option, Sublayer) or not option.kept:
-            return loss(name, option), 0.0
-        assert isinstance(whole, Sublayer)
-        width = loss(name, Sublayer(option.kept, whole.rate))
-        return width, max(0.0, loss(name, option) - width)
+    parts = split_loss(layout, loss)
 
     def shaped(policy: Policy) -> Loss:
         power = 2 ** policy["power"]

@@ -22,6 +22,7 @@ from space.genes import HEAL_STEPS, decode, distributions
 from space.limits import Limits
 from space.plan import Plan, Sublayer, removed_sublayers
 from space.policy import multipliers, policy_loss
+from space.traits import traits
 from tests.tiny import load_tiny
 
 TRIALS = 6
@@ -169,6 +170,24 @@ def test_policies_are_learnt_from(source: Source) -> None:
         late.append(fmean(losses[-12:]))
     assert fmean(best) - known < 0.5 * (unknown - known)
     assert fmean(late) < 0.8 * fmean(early)
+
+
+def test_of_plans_that_are_drafted_one_is_taken_that_is_made_as_good_ones_are(source: Source) -> None:
+    """What counts is what plans are made of, in a way no policy says: drafts find it in fewer trials."""
+    limits = limits_of(source)
+
+    def cost(limits: Limits, plan: Plan) -> float:
+        found = traits(plan, limits.layout)
+        return 0.1 + abs(found["decoder.ffn.kept"] - 0.4) + abs(found["encoder.attention.kept"] - 0.6)
+
+    means = {}
+    for name in ("policy", "policy-tpe"):
+        losses = []
+        for seed in range(3):
+            _, plans = run(limits, source, name, 32, seed, score=cost)
+            losses += [cost(limits, plan) for plan in plans[21::2]]
+        means[name] = fmean(losses)
+    assert means["policy"] < 0.75 * means["policy-tpe"]
 
 
 def test_another_name_is_one_line(source: Source) -> None:
