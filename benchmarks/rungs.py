@@ -1,11 +1,11 @@
-"""What rungs save and what they cost: ``python -m benchmarks.rungs``, some ninety minutes on one core
+"""What rungs save and what they cost: ``python -m benchmarks.rungs --seeds 0 1``, ninety minutes a seed on one core
 
-One study of bin 3 in which every trial goes through every rung, is healed for its steps and translates; the sampler is
-the default one. Then rungs decide about the very same trials, in their order, at several shares of survival: which
-would have been ended, how many seconds that would have saved, and how much of the front would be left. The front's
-hypervolume is over loss (100 - chrF) and bytes, up to the median loss of all trials and twice the bound.
+A study of bin 3 for each seed, in which every trial goes through every rung, is healed for its steps and translates;
+the sampler is the default one. Then rungs decide about the very same trials, in their order, at several shares of
+survival: which would have been ended, how many seconds that would have saved, and how much of the front would be left.
+The front's hypervolume is over loss (100 - chrF) and bytes, up to the median loss of all trials and twice the bound.
 
-Trials are healed for half the steps of a search's: rungs save more where healing is longer. The study is kept as
+Trials are healed for half the steps of a search's: rungs save more where healing is longer. Studies are kept as
 studies/benchmark-rungs.log, beside the bank of searches; the same command takes a run up that was killed.
 """
 
@@ -26,10 +26,11 @@ from rich.console import Console
 from benchmarks.publish import publish, target
 from search.baselines import starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
-from search.opening import measured_losses, opened, workbench_of
+from search.opening import Opened, measured_losses, opened, workbench_of
 from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Standing, goes_on, standing_of
 from search.samplers import sampler_named
 from search.settings import SearchSettings
+from search.workbench import Workbench
 from space.genes import decode
 from space.limits import Limits
 from space.plan import Heal
@@ -44,6 +45,7 @@ SHARES = (
     (1 / 2, 1 / 4),
     SURVIVAL,
     (1 / 3, 1 / 4),
+    (1 / 4, 1 / 4),
     (1 / 4, 1 / 8),
     (1 / 6, 1 / 4),
     (1 / 8, 1 / 8),
@@ -90,44 +92,38 @@ def hypervolume(trials: Sequence[FrozenTrial], reference: tuple[float, float]) -
     return area
 
 
-def main() -> None:
-    """A row for each pair of shares; the target is on the default's."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--sampler", default="policy")
-    parser.add_argument("--heal-steps", type=int, default=25)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    settings = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN, seed=options.seed)
-    console = Console()
-    inputs = opened(settings)
-    limits, workbench = inputs.limits, workbench_of(settings, inputs, console)
+def trials_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace, seed: int) -> list[FrozenTrial]:
+    """Those of the study of one seed, which is made or gone on with; all are complete."""
+    settings, console = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN, seed=seed), Console()
+    limits = inputs.limits
     losses = measured_losses(workbench, limits, console)
     first = starts(limits, losses, Heal(options.heal_steps), options.trials)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(settings.root / "benchmark-rungs.log"))),
-        study_name=f"{options.sampler}, {options.heal_steps} steps, seed {options.seed}",
+        study_name=f"{options.sampler}, {options.heal_steps} steps, seed {seed}",
         directions=["minimize", "minimize"],
-        sampler=sampler_named(options.sampler, limits, losses, options.seed, options.heal_steps),
+        sampler=sampler_named(options.sampler, limits, losses, seed, options.heal_steps),
         load_if_exists=True,
     )
 
     def said(trial: FrozenTrial) -> None:
         print(trial.number, [round(x, 4) for x in trial.user_attrs[DIVERGENCES]], trial.user_attrs[SECONDS], flush=True)
 
-    terms = Terms(limits, first, options.seed, "benchmark", ALL, options.heal_steps)
-    run_trials(study, workbench, terms, options.trials, said)
-    trials = study.get_trials(states=(TrialState.COMPLETE,))
-    bound = limits.size_range.bound_bytes
-    reference = median(trial.values[0] for trial in trials), 2.0 * bound
+    run_trials(study, workbench, Terms(limits, first, seed, "benchmark", ALL, options.heal_steps), options.trials, said)
+    return study.get_trials(states=(TrialState.COMPLETE,))
+
+
+def rows_of(trials: Sequence[FrozenTrial], limits: Limits, seed: int) -> list[dict[str, Any]]:
+    """A row for each pair of shares."""
+    reference = median(trial.values[0] for trial in trials), 2.0 * limits.size_range.bound_bytes
     everything = replayed(trials, limits, ALL)
     volume = hypervolume(everything.complete, reference)
-    rows: list[dict[str, Any]] = []
+    rows = []
     for shares in SHARES:
         found = replayed(trials, limits, shares)
         rows.append(
             {
+                "seed": seed,
                 "go on": ", ".join(f"{share:.2f}" for share in shares),
                 "trials to the end": len(found.complete),
                 "healed": found.healed,
@@ -137,15 +133,31 @@ def main() -> None:
                 "seconds": round(found.seconds / everything.seconds, 3),
             }
         )
-    chosen = rows[SHARES.index(SURVIVAL)]
-    publish(
-        "rungs",
-        rows,
-        [
-            target("seconds with rungs over those without", chosen["seconds"], 1 / 3, at_least=False),
-            target("hypervolume with rungs over that without", chosen["hypervolume"], 0.99, at_least=True),
-        ],
-    )
+    return rows
+
+
+def main() -> None:
+    """A table of all seeds; targets are on the default's shares, for each seed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--sampler", default="policy")
+    parser.add_argument("--heal-steps", type=int, default=25)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN)
+    inputs = opened(settings)
+    workbench = workbench_of(settings, inputs, Console())
+    rows: list[dict[str, Any]] = []
+    targets = []
+    for seed in options.seeds:
+        of_seed = rows_of(trials_of(inputs, workbench, options, seed), inputs.limits, seed)
+        rows += of_seed
+        chosen = of_seed[SHARES.index(SURVIVAL)]
+        name, volume = f"seed {seed}, seconds with rungs over those without", "hypervolume"
+        targets.append(target(name, chosen["seconds"], 1 / 3, at_least=False))
+        targets.append(target(f"seed {seed}, {volume} likewise", chosen[volume], 0.99, at_least=True))
+    publish("rungs", rows, targets)
 
 
 if __name__ == "__main__":
