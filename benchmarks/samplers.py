@@ -91,7 +91,7 @@ class Bench:
             if divergence is not None and (best is None or divergence < best[0]):
                 best = divergence, plan
             trial.set_constraint("outside", 0.0 if inside else self._outside(plan))
-            trial.set_user_attr(DIVERGENCES, [divergence])
+            trial.set_user_attr(DIVERGENCES, [float("nan") if divergence is None else divergence])
             trial.set_user_attr(BYTES, self.limits.bytes_of(plan))
             trial.set_user_attr(REMOVED, removed_sublayers(plan))
             scored = time.monotonic()

@@ -32,7 +32,7 @@ from search.finalists import Exam, mean_chrf, read_keyed
 from search.locks import alone
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.progress import progress_on
-from search.rungs import SURVIVAL, Score, grains
+from search.rungs import Score, grains
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
 from search.shares import Ranked, shares_for
@@ -116,7 +116,7 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
     Or where it was measured for another range, model or data than the study's `shared` settings name.
 
     Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter; and which
-    shares of trials go on.
+    shares of trials go on, nothing where that is not said.
     """
     try:
         found = json.loads((folder / "fidelity" / _RESULT).read_text())
@@ -127,7 +127,9 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
         }
         gating = dict.fromkeys(proxy for proxy, _ in rows if proxy.startswith(_GATING))
         ranks = {proxy: [rows[proxy, group] for group in ("all", "best quarter")] for proxy in gating}
-        survival = tuple(map(float, found.get("survival", SURVIVAL)))
+        survival = tuple(map(float, found.get("survival", ())))
+        if len(survival) != len(RUNG_UTTERANCES) or not all(0 < share <= 1 for share in survival):
+            survival = ()
         return {"plans": len(found["plans"]), "spearman": ranks, "survival": survival}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -123,8 +123,9 @@ def _search(job: Job) -> None:
 def _survival(job: Job) -> tuple[float, ...]:
     """Shares of trials that go on from the rungs: those of the study's own fidelity, if it was measured."""
     measured = _fidelity(job)
-    shares: tuple[float, ...] = measured["survival"] if measured else SURVIVAL
-    known = f"by the fidelity of {measured['plans']} plans" if measured else "the bundled model's"
+    shares: tuple[float, ...] = measured["survival"] if measured else ()
+    known = f"by the fidelity of {measured['plans']} plans" if measured and shares else "the bundled model's"
+    shares = shares or SURVIVAL
     job.console.print(f"rungs: {', '.join(f'{share:.2g}' for share in shares)} of the trials go on ({known})")
     return shares
 

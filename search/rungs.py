@@ -30,6 +30,8 @@ _GRAINS = 10
 _LEAST = 1e-9
 # Complete trials from which losses are expected by what plans are made of, and the prices of weights before and then.
 _LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
+# Losses (100 - chrF) are told apart from here up, and none is expected below the best by more than this factor.
+_LEAST_LOSS, _BETTER = 0.5, 4.0
 # Attributes of trials: divergence at each rung before healing, seconds up to each rung reached; bytes; how many
 # sublayers are removed; what the plan is made of (`space.traits`).
 DIVERGENCES, SECONDS, BYTES, REMOVED, TRAITS = "divergences", "seconds", "bytes", "removed", "traits"
@@ -91,7 +93,7 @@ def goes_on(
     there = [*(one for one in earlier if len(one.divergences) > rung), mine]
     complete = [one for one in earlier if one.loss is not None and _scored(one)]
     size = [grains(one.size_bytes, bound_bytes) for one in there]
-    if len(complete) < _LEARNT:
+    if len(complete) < _LEARNT or not all(one.traits for one in (*there, *complete)):
         scores = [Score(one.divergences[rung], of, one.removed) for one, of in zip(there, size, strict=True)]
     else:
         scores = [Score(float(loss), of) for loss, of in zip(expected(there, complete, rung), size, strict=True)]
@@ -191,12 +193,18 @@ def expected(asked: Sequence[Standing], complete: Sequence[Standing], rung: int)
     known = [one for one in complete if _scored(one)]
     names = sorted(set.intersection(*(set(one.traits) for one in (*known, *asked)))) if len(known) >= _LEARNT else []
     table, wanted = _features(known, rung, names), _features(asked, rung, names)
-    losses = np.log([max(_LEAST, one.loss or 0.0) for one in known])
+    losses = np.log([max(_LEAST_LOSS, _loss(one)) for one in known])
     price, means = _PRICE if names else _FEW_PRICE, table.mean(0)
     closer, farther = ridge(table, losses, np.stack([means, means + np.eye(len(means))[0]]), price)
     if farther < closer:
         table[:, 0], wanted[:, 0] = 0, np.where(np.isfinite(wanted[:, 0]), 0, np.nan)
-    return np.exp(ridge(table, losses, wanted, price))
+    # far from all that is known the line leads anywhere
+    return np.exp(np.clip(ridge(table, losses, wanted, price), losses.min() - math.log(_BETTER), math.log(100)))
+
+
+def _loss(standing: Standing) -> float:
+    assert standing.loss is not None, "a complete trial has a loss"
+    return standing.loss
 
 
 def _scored(standing: Standing) -> bool:

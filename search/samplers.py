@@ -31,6 +31,8 @@ _FIRST_POLICIES = 12
 _TRIES, _NEXT_SEED, _FAR_SEED = 8, 15_485_863, 32_452_843
 # Policies that plans are drafted of for each proposal: from the inner sampler, and near the best ones.
 _ASKED, _NEAR = 8, 24
+# Policies that are asked for at most in one proposal.
+_ASKINGS = _TRIES * _ASKED
 # Of a policy near another: how likely each multiplier changes, by what share of its range, and how far down the ranks
 # the other is on the mean.
 _CHANGED, _STEP, _DOWN = 0.3, 0.15, 3.0
@@ -233,10 +235,10 @@ class PolicySampler(PlanSampler):
     def _judge(self, trials: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> Judge:
         """Of the plans of known policies."""
         by_number = {one.number: one for one in trials}
-        told = [by_number[one.number - _TRIES] for one in known]
+        told = [by_number[one.number - _ASKINGS] for one in known]
         layout = self._limits.layout
         rows = [one.user_attrs.get(TRAITS) or traits(decode(one.params, layout), layout) for one in told]
-        return Judge([list(row.values()) for row in rows], [one.values[0] for one in told])
+        return Judge([_ordered(row) for row in rows], [one.values[0] for one in told])
 
     def _likeliest(self, policies: Sequence[Policy], judge: Judge) -> Policy:
         """The policy whose plan can be hoped to be the best, of those that plans can be drafted of."""
@@ -245,7 +247,7 @@ class PolicySampler(PlanSampler):
         there = [(policy, plan) for policy, plan in drafts if plan is not None]
         if not there:
             return policies[0]
-        means, deviations = judge.expected([list(traits(plan, self._limits.layout).values()) for _, plan in there])
+        means, deviations = judge.expected([_ordered(traits(plan, self._limits.layout)) for _, plan in there])
         return there[int((means - _HOPE * deviations).argmin())][0]
 
     def _policies_of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -255,7 +257,7 @@ class PolicySampler(PlanSampler):
             policy = self._none if one.params == self._start else one.user_attrs.get(self._attribute)
             if policy is not None and one.state == TrialState.COMPLETE:
                 known = copy(one)
-                known.number = one.number + _TRIES  # proposals have the numbers before
+                known.number = one.number + _ASKINGS  # proposals have the numbers before
                 known.params, known.distributions, known.values = policy, self._multipliers, one.values[:1]
                 found.append(known)
         return found
@@ -276,6 +278,10 @@ class ListedStudy(Study):
     ) -> list[FrozenTrial]:
         listed = [trial for trial in self._listed if states is None or trial.state in states]
         return [*listed, *super()._get_trials(deepcopy, states, use_cache)]
+
+
+def _ordered(found: Mapping[str, float]) -> list[float]:
+    return [found[name] for name in sorted(found)]
 
 
 def policy_attribute(basis: str) -> str:

@@ -30,8 +30,11 @@ class Ranked:
 
 
 def shares_for(plans: Sequence[Ranked], seed: int) -> tuple[float, ...]:
-    """The first shares of the ladder with which the best plan that gets to the end is hardly worse than the best."""
-    return next(shares for shares in LADDER if lost(plans, shares, seed) <= _MOST_LOST)
+    """The first shares of the ladder with which the best plan that gets to the end is hardly worse than the best.
+
+    By the rungs' rule before they have learnt from complete trials.
+    """
+    return next((shares for shares in LADDER if lost(plans, shares, seed) <= _MOST_LOST), LADDER[-1])
 
 
 def lost(plans: Sequence[Ranked], shares: Sequence[float], seed: int) -> float:
@@ -51,4 +54,4 @@ def _best_kept(plans: Sequence[Ranked], shares: Sequence[float], rng: random.Ran
                 break
         else:
             kept.append(plan.loss)
-    return min(kept)
+    return min(kept, default=100.0)

@@ -99,9 +99,9 @@ def _resized(tower: Tower, part: str, rate: Rate) -> tuple[Option, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _rerated(layout: Layout, kept: int) -> tuple[Option, ...]:
+def _rerated(rates: tuple[Rate, ...], kept: int) -> tuple[Option, ...]:
     """The options of a sublayer of which as much stays."""
-    return tuple(Sublayer(kept, rate) for rate in layout.rates)
+    return tuple(Sublayer(kept, rate) for rate in rates)
 
 
 def knobs(chosen: Mapping[str, Option], layout: Layout) -> Iterator[Knob]:
@@ -115,7 +115,7 @@ def knobs(chosen: Mapping[str, Option], layout: Layout) -> Iterator[Knob]:
                 assert isinstance(now, Sublayer)
                 yield Knob(name, steps.index(now.kept), _resized(tower, part, now.rate))
                 if now.kept:
-                    yield Knob(name, layout.rates.index(now.rate), _rerated(layout, now.kept))
+                    yield Knob(name, layout.rates.index(now.rate), _rerated(layout.rates, now.kept))
     for table in layout.tables:
         rate = chosen[table]
         assert isinstance(rate, Packed | Coded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -185,10 +186,29 @@ def test_a_rung_learns_what_healing_makes_of_plans() -> None:
 
 
 def test_trials_of_earlier_versions_are_ranked_by_what_is_known_of_them() -> None:
-    known = [standing(1.0 + n / 20, 10.0 + n, width=n / 20) for n in range(20)]
-    old = [standing(1.0 + n / 20) for n in range(5)]
-    found = expected([standing(1.2, width=0.2), standing(1.8, width=0.8)], [*known, *old], 0)
-    assert found[0] < found[1]
+    """One trial without traits, and none counts: a rung ranks by what it measured."""
+    known = [standing(2.0 - n / 20, 10.0 + n, width=n / 20) for n in range(20)]
+    mine = standing(1.9, width=0.05)
+    assert goes_on(mine, known, 1000, (1 / 4,))
+    assert not goes_on(mine, [*known, standing(1.5)], 1000, (1 / 4,))
+    stripped = [replace(one, traits={}) for one in known]
+    asked = [standing(1.2), standing(1.8, width=0.8)]
+    assert expected(asked, known, 0) == pytest.approx(expected([replace(x, traits={}) for x in asked], stripped, 0))
+
+
+def test_far_from_all_that_is_known_expectations_stay_in_bounds() -> None:
+    for losses in ((60.0, 30.0), (30.0, 60.0), (0.0, 30.0)):
+        known = [standing(1.0, loss, removed=n) for n, loss in enumerate(losses)]
+        found = expected([standing(1.0, removed=far) for far in (60, 100)], known, 0)
+        assert np.all(found >= max(0.5, min(losses)) / 4 * 0.999)
+        assert np.all(found <= 100.001)
+
+
+def test_one_perfect_trial_does_not_lead_the_others_astray() -> None:
+    known = [standing(1.0 + n / 20, 10.0 + n / 2, width=n / 20) for n in range(20)]
+    asked = [standing(1.2, width=0.2), standing(1.8, width=0.8)]
+    plain, with_perfect = (expected(asked, [*known, *more], 0) for more in ([], [standing(1.5, 0.0, width=0.5)]))
+    assert with_perfect == pytest.approx(plain, rel=0.35)
 
 
 def test_pruned_trials_stay_where_nothing_is_complete() -> None:
