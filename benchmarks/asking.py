@@ -43,6 +43,7 @@ BASIS = "prior values"
 MEMORY, SQLITE = "memory", "SQLite"
 # Of the files a checkpoint carries along: about what Qwen2's tokenizer takes.
 _TOKEN_BYTES = 60
+# Plans that are made; each is that of many trials.
 _PLANS = 50
 
 
@@ -61,11 +62,8 @@ def opened(storage: str, folder: Path) -> Iterator[optuna.Study]:
 
 def made_up(limits: Limits, count: int) -> list[FrozenTrial]:
     """Complete trials of random policies; plans come more than once."""
-    rng, space, shaped = (
-        random.Random(0),
-        distributions(limits.layout),
-        policy_loss(limits.layout, prior_loss(limits.layout)),
-    )
+    rng, space = random.Random(0), distributions(limits.layout)
+    shaped = policy_loss(limits.layout, prior_loss(limits.layout))
     policies = [{name: rng.uniform(*ends) for name, ends in multipliers(limits.layout).items()} for _ in range(count)]
     plans = [least_loss_plan(limits, shaped(policy), Heal(HEAL_STEPS), POLICY_GAP) for policy in policies[:_PLANS]]
     found = []

@@ -185,15 +185,17 @@ def expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float]:
 def expected(asked: Sequence[Standing], complete: Sequence[Standing], rung: int) -> NDArray[np.float64]:
     """The losses that trials can be expected to have which reached a rung: from `complete` ones, by ridge regression.
 
+    The divergences of the complete ones are all numbers.
+
     Of the loss's logarithm, on that of the divergence, how many sublayers are removed and that squared: how close a
     plan is, how much it keeps, and that too little is lost (decision 0016); and on the steps of healing. From 20
     complete trials on also on what plans are made of (decision 0019). Of two plans that are otherwise alike the closer
     one is never expected to be worse, be it closer than any before. NaN of trials whose divergence is none.
     """
-    known = [one for one in complete if _scored(one)]
-    names = sorted(set.intersection(*(set(one.traits) for one in (*known, *asked)))) if len(known) >= _LEARNT else []
-    table, wanted = _features(known, rung, names), _features(asked, rung, names)
-    losses = np.log([max(_LEAST_LOSS, _loss(one)) for one in known])
+    learnt = len(complete) >= _LEARNT
+    names = sorted(set.intersection(*(set(one.traits) for one in (*complete, *asked)))) if learnt else []
+    table, wanted = _features(complete, rung, names), _features(asked, rung, names)
+    losses = np.log([max(_LEAST_LOSS, _loss(one)) for one in complete])
     price, means = _PRICE if names else _FEW_PRICE, table.mean(0)
     closer, farther = ridge(table, losses, np.stack([means, means + np.eye(len(means))[0]]), price)
     if farther < closer:

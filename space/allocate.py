@@ -170,12 +170,7 @@ def _promising(groups: Groups, kept: Sequence[Sequence[int]], relaxed: _Relaxed)
 
 def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> _Relaxed:
     """Of bisecting the price of a byte, where what it finds may be chosen."""
-    widest = max(map(len, groups))
-    sizes = np.zeros((len(groups), widest))
-    values = np.full((len(groups), widest), -np.inf)
-    for g, group in enumerate(groups):
-        sizes[g, : len(group)] = [item.size_bytes for item in group]
-        values[g, : len(group)] = [item.value for item in group]
+    sizes, values = table_of(groups)
     picked, price, value_bound = priced(sizes, values, most_bytes)
     if picked is None:
         return _Relaxed(None, price, value_bound)
@@ -187,13 +182,24 @@ def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> _Relaxed:
     return _Relaxed(Allocation(picked, size_bytes, value, max(value, value_bound)), price, value_bound)
 
 
+def table_of(groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bytes and values of items (groups, options); where a group has fewer options the value is -inf."""
+    widest = max(map(len, groups))
+    sizes = np.zeros((len(groups), widest))
+    values = np.full((len(groups), widest), -np.inf)
+    for g, group in enumerate(groups):
+        sizes[g, : len(group)] = [item.size_bytes for item in group]
+        values[g, : len(group)] = [item.value for item in group]
+    return sizes, values
+
+
 def priced(
     sizes: NDArray[np.float64], values: NDArray[np.float64], most_bytes: int
 ) -> tuple[tuple[int, ...] | None, float, float]:
     """Bisects the price of a byte, then spends what is left greedily.
 
-    Of items (groups, options), where a value of -inf stands for none, the one chosen of each group, or None where
-    nothing fits; the price, and the most value that it proves any choice to have.
+    Of the items of a table (`table_of`) the one chosen of each group, or None where nothing fits; the price, and the
+    most value that it proves any choice to have.
     """
     rows = np.arange(len(sizes))
     low, high = 0.0, 1e-12
@@ -267,12 +273,7 @@ def allocate_plan(
                 f"{limits.size_range.name}: no plan falls between its bounds"
                 + (f" with {limits.pins}; loosen one" if limits.pins.texts else "; choose a wider range")
             )
-        chosen = {
-            name: option
-            for several, group, i in zip(names, options, found.chosen, strict=True)
-            for name, option in zip(several, group[i], strict=True)
-        }
-        plan = plan_of(limits.layout, chosen, heal)
+        plan = plan_of(limits.layout, options_of(names, options, found.chosen), heal)
         size = limits.bytes_of(plan)
         assert size < limits.size_range.bound_bytes
         if size >= limits.size_range.least_bytes:
@@ -321,6 +322,17 @@ def groups_of(
             )
             groups[-1].append(Item(fixed + sum(size_bytes for _, size_bytes in joint), worth))
     return names, options, groups
+
+
+def options_of(
+    names: Sequence[tuple[str, ...]], options: Sequence[Sequence[tuple[Option, ...]]], chosen: Sequence[int]
+) -> dict[str, Option]:
+    """The option of every choice, from the joint option that is chosen of each group."""
+    return {
+        name: option
+        for several, group, i in zip(names, options, chosen, strict=True)
+        for name, option in zip(several, group[i], strict=True)
+    }
 
 
 class _Scale:

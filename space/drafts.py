@@ -6,16 +6,15 @@ hundred times as long.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
-from space.allocate import constant_bytes, groups_of, priced
-from space.choices import VOCABULARY, Option, plan_of
+from space.allocate import constant_bytes, groups_of, options_of, priced, table_of
+from space.choices import Option, plan_of
+from space.layout import Layout
 from space.limits import Limits
-from space.plan import NO_HEAL, Heal, Plan, Sublayer
-from space.policy import Loss, Policy, multipliers, split_loss
+from space.plan import NO_HEAL, Heal, Plan
+from space.policy import Loss, Policy, exponents_of, multipliers, split_loss
 
 
 class Drafts:
@@ -25,13 +24,9 @@ class Drafts:
         self._limits = limits
         self._names, self._options, groups = groups_of(limits, lambda _name, _option: 0.0)
         self._most = limits.size_range.bound_bytes - 1 - constant_bytes(limits)
-        shape = len(groups), max(map(len, groups))
-        self._sizes = np.zeros(shape)
-        self._there = np.zeros(shape, dtype=bool)
-        for g, group in enumerate(groups):
-            self._sizes[g, : len(group)] = [item.size_bytes for item in group]
-            self._there[g, : len(group)] = True
-        self._terms = _Terms(limits, loss, self._names, self._options)
+        self._sizes, values = table_of(groups)
+        self._there = np.isfinite(values)
+        self._terms = _Terms(limits.layout, loss, self._names, self._options)
 
     def plan(self, policy: Policy, heal: Heal = NO_HEAL) -> Plan | None:
         """About the plan with the least loss by a policy; None where prices find none inside the limits."""
@@ -40,12 +35,7 @@ class Drafts:
         chosen, _, _ = priced(self._sizes, values, self._most)
         if chosen is None:
             return None
-        found = {
-            name: option
-            for several, group, i in zip(self._names, self._options, chosen, strict=True)
-            for name, option in zip(several, group[i], strict=True)
-        }
-        plan = plan_of(self._limits.layout, found, heal)
+        plan = plan_of(self._limits.layout, options_of(self._names, self._options, chosen), heal)
         return plan if self._limits.hold(plan) else None
 
 
@@ -56,40 +46,27 @@ class _Terms:
     """
 
     def __init__(
-        self, limits: Limits, loss: Loss, names: list[tuple[str, ...]], options: list[list[tuple[Option, ...]]]
+        self, layout: Layout, loss: Loss, names: list[tuple[str, ...]], options: list[list[tuple[Option, ...]]]
     ) -> None:
-        self._multipliers = list(multipliers(limits.layout))
+        self._multipliers = list(multipliers(layout))
         column = {name: i for i, name in enumerate(self._multipliers)}
-        depths = {tower.name: max(1, tower.layers - 1) for tower in limits.layout.towers}
-        split = split_loss(limits.layout, loss)
-        rows: list[tuple[int, float, float]] = []
-        weights: list[Mapping[int, float]] = []
-        inside: list[Mapping[int, float]] = []
-        item = 0
-        for several, group in zip(names, options, strict=True):
-            for joint in group:
-                for name, option in zip(several, joint, strict=True):
-                    rows.append((item, *split(name, option)))
-                    if isinstance(option, Sublayer):
-                        tower, index, part = name.split(".")
-                        later = 2 * int(index) / depths[tower] - 1
-                        weights.append({column[f"{tower}.{part}"]: 1.0, column[f"{tower}.later"]: later})
-                        inside.append({column[f"{part}.width" if option.kept else f"{tower}.removal"]: 1.0})
-                    else:
-                        weights.append({column[name if name == VOCABULARY else "tables"]: 1.0})
-                        inside.append({})
-                item += 1
-        self._items = item
-        self._of = np.array([row[0] for row in rows])
-        self._goes, self._coarse = (np.array([row[i] for row in rows]) for i in (1, 2))
-        self._weights, self._inside = self._matrix(weights), self._matrix(inside)
-
-    def _matrix(self, rows: list[Mapping[int, float]]) -> NDArray[np.float64]:
-        found = np.zeros((len(rows), len(self._multipliers)))
-        for i, row in enumerate(rows):
-            for column, share in row.items():
-                found[i, column] = share
-        return found
+        split, exponents = split_loss(layout, loss), exponents_of(layout)
+        items = [(several, joint) for several, group in zip(names, options, strict=True) for joint in group]
+        terms = [
+            (item, name, option)
+            for item, (several, joint) in enumerate(items)
+            for name, option in zip(several, joint, strict=True)
+        ]
+        self._items = len(items)
+        self._of = np.array([item for item, _, _ in terms])
+        self._goes, self._coarse = np.array([split(name, option) for _, name, option in terms]).T
+        self._weights, self._inside = np.zeros((2, len(terms), len(column)))
+        for row, (_, name, option) in enumerate(terms):
+            weight, inside = exponents(name, option)
+            for multiplier, share in weight.items():
+                self._weights[row, column[multiplier]] = share
+            if inside is not None:
+                self._inside[row, column[inside]] = 1.0
 
     def losses(self, policy: Policy) -> NDArray[np.float64]:
         """Of every item (items,), group after group."""

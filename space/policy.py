@@ -47,6 +47,21 @@ def split_loss(layout: Layout, loss: Loss) -> Callable[[str, Option], tuple[floa
     return parts
 
 
+def exponents_of(layout: Layout) -> Callable[[str, Option], tuple[Mapping[str, float], str | None]]:
+    """Multipliers of an option's whole loss, each with its share, and the one of what goes, if any."""
+    depths = {tower.name: max(1, tower.layers - 1) for tower in layout.towers}
+
+    @cache
+    def exponents(name: str, option: Option) -> tuple[Mapping[str, float], str | None]:
+        if not isinstance(option, Sublayer):
+            return {name if name == VOCABULARY else "tables": 1.0}, None
+        tower, index, part = name.split(".")
+        weight = {f"{tower}.{part}": 1.0, f"{tower}.later": 2 * int(index) / depths[tower] - 1}
+        return weight, f"{part}.width" if option.kept else f"{tower}.removal"
+
+    return exponents
+
+
 def policy_loss(layout: Layout, loss: Loss) -> Callable[[Policy], Loss]:
     """What options cost by a policy.
 
@@ -54,20 +69,18 @@ def policy_loss(layout: Layout, loss: Loss) -> Callable[[Policy], Loss]:
     by its part's width multiplier; the sum of this and of what the rate costs is raised to the policy's power, which
     says whether a few large losses or many small ones are dearer, and weighed by tower, part and depth.
     """
-    depths = {tower.name: max(1, tower.layers - 1) for tower in layout.towers}
-    parts = split_loss(layout, loss)
+    parts, exponents = split_loss(layout, loss), exponents_of(layout)
 
     def shaped(policy: Policy) -> Loss:
         power = 2 ** policy["power"]
 
         def one(name: str, option: Option) -> float:
             goes, coarse = parts(name, option)
-            if not isinstance(option, Sublayer):
-                return float(2 ** policy[name if name == VOCABULARY else "tables"] * goes**power)
-            tower, index, part = name.split(".")
-            goes *= 2 ** policy[f"{part}.width" if option.kept else f"{tower}.removal"]
-            later = policy[f"{tower}.later"] * (2 * int(index) / depths[tower] - 1)
-            return float(2 ** (policy[f"{tower}.{part}"] + later) * (goes + coarse) ** power)
+            weight, inside = exponents(name, option)
+            if inside is not None:
+                goes *= 2 ** policy[inside]
+            weighed = sum(share * policy[multiplier] for multiplier, share in weight.items())
+            return float(2**weighed * (goes + coarse) ** power)
 
         return one
 
