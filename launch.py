@@ -45,11 +45,15 @@ from space.genes import HEAL_STEPS
 from space.pins import PIN_HELP
 from space.rates import LADDERS
 
+# Trials that are evaluated fully, of one size and of each of all sizes.
+_FINALISTS, _FINALISTS_OF_EACH = 3, 1
+
 _EXAMPLES = """\
 examples:
   python launch.py --bin 3 --trials 200            the main job, on the bundled 1:1000 model
   python launch.py --bin 3 --trials 400            the same study goes on to 400 trials
   python launch.py --max-size 700kB --trials 50    any size instead of a bin
+  python launch.py --pareto --trials 400           all sizes in one study, which learn from each other
   python launch.py plan --model qwen2-audio-7b --bin all
                                                    what the 7B model can be in each bin; no download
   python launch.py bank                            make ahead what trials are put together from
@@ -105,10 +109,17 @@ def _search(options: argparse.Namespace) -> Shown:
         sampler=options.sampler,
         warm_start=options.warm_start,
         device=options.device,
-        finalists=options.finalists,
+        pareto=options.pareto,
+        finalists=_finalists(options),
         recombined=options.recombined,
     )
     return run_search(settings, Console(stderr=options.json)), print_summary
+
+
+def _finalists(options: argparse.Namespace) -> int:
+    """How many of a size, if it is not said."""
+    usual = _FINALISTS_OF_EACH if options.pareto else _FINALISTS
+    return usual if options.finalists is None else int(options.finalists)
 
 
 def _search_settings(options: argparse.Namespace, **more: Any) -> SearchSettings:
@@ -134,6 +145,8 @@ def _search_settings(options: argparse.Namespace, **more: Any) -> SearchSettings
 
 
 def _default_name(options: argparse.Namespace) -> str:
+    if options.pareto:
+        return "pareto"
     if options.bin is not None:
         return f"bin{options.bin}"
     return f"max-{max_size_range(options.max_size, UNITS[options.units]).bound_bytes}"
@@ -323,7 +336,7 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         epilog=_EXAMPLES,
         formatter_class=_STYLE,
     )
-    _add_bound(search)
+    _add_bound(search, pareto=True)
     search.add_argument("--trials", type=int, default=200, help="trials in all, earlier runs included (%(default)s)")
     search.add_argument("--hours", type=float, metavar="H", help="go on to the finalists after so many hours")
     search.add_argument(
@@ -342,7 +355,9 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         help="begin with the best plans of another study of this model, of whatever bound or seed, made to fit",
     )
     search.add_argument(
-        "--finalists", type=int, default=3, help="trials evaluated fully, best chrF first (%(default)s)"
+        "--finalists",
+        type=int,
+        help=f"trials evaluated fully, best chrF first ({_FINALISTS}; with --pareto {_FINALISTS_OF_EACH} a size)",
     )
     _add_trial_heal_steps(search)
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
@@ -377,10 +392,15 @@ def _add_trial_heal_steps(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_bound(command: argparse.ArgumentParser) -> None:
+def _add_bound(command: argparse.ArgumentParser, *, pareto: bool = False) -> None:
+    command.set_defaults(pareto=False)
     size = command.add_mutually_exclusive_group(required=True)
     size.add_argument("--bin", type=int, help=f"size bin of the task, {BIN_NUMBERS[0]} to {BIN_NUMBERS[-1]}")
     size.add_argument("--max-size", metavar="SIZE", help="instead of a bin: 900kB, 1.5GB, 300MiB; not reached")
+    if pareto:
+        size.add_argument(
+            "--pareto", action="store_true", help="all sizes in one study: every bin, and one size between each two"
+        )
 
 
 def _add_fidelity(commands: Any, shared: _Shared) -> None:

@@ -122,7 +122,9 @@ def bench(number: int) -> Bench:
     found = opened(settings)
     workbench = workbench_of(settings, found, console)
     losses = measured_losses(workbench, found.limits, console)
-    made_of = f"{asdict(found.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
+    made_of = (
+        f"{asdict(found.limits.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
+    )
     return Bench(number, found.limits, losses, workbench, made_of)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, islice, product, zip_longest
 from typing import Any
 
+from search.rungs import RANGE
 from space.allocate import allocate_plan
 from space.choices import WIDTH_STEPS, width_of
 from space.layout import Layout, Tower
@@ -19,6 +20,8 @@ from space.spread import spread
 
 # Attributes of trials that were not proposed by a sampler.
 START_KINDS = ("baseline", "allocator", "warm start", "narrowed")
+# Of those trials that every rung is run for.
+WHOLE_KINDS = START_KINDS[:2]
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
@@ -63,6 +66,24 @@ def starts(
         allocated += [Start("allocator", f"{values}, {one.heal.steps} heal steps", one) for one in healed]
     grid = islice(narrowed(limits, heal), min(_MOST_NARROWED, trials // 10))
     return [*simple, *allocated, *warm, *(Start("narrowed", name, plan) for name, plan in grid)]
+
+
+def few_starts(
+    limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int, warm: Sequence[Start] = ()
+) -> list[Start]:
+    """What one of several ranges begins with: a baseline, the allocator's plan on the best guess, its part of the rest.
+
+    Each names the range; `trials` are those of the range, all of whose plans are healed for `heal`.
+    """
+    everything = starts(limits, losses, heal, trials, warm)
+    baseline = [start for start in everything if start.kind == "baseline"][:1]
+    allocated = [start for start in everything if start.kind == "allocator" and start.plan.heal == heal][-1:]
+    rest = [start for start in everything if start.kind not in WHOLE_KINDS]
+    name = limits.size_range.name
+    return [
+        replace(start, name=f"{start.name}, {name}", kept={**start.kept, RANGE: name})
+        for start in (*baseline, *allocated, *rest)
+    ]
 
 
 def least_loss_plan(limits: Limits, loss: Loss, heal: Heal = NO_HEAL, gap: float = GAP) -> Plan:

@@ -96,10 +96,12 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
                     console.print(f"plan {number + 1} of {len(plans)}")
         with console.status("correlations and their intervals"):
             correlations = table(rows, settings.search.seed)
-            survival = _survival([plan for _, plan in plans], rows, found.size_range.bound_bytes, settings.search.seed)
+            survival = _survival(
+                [plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed
+            )
         result = {
             "study": settings.search.study,
-            "range": found.size_range.name,
+            "range": found.limits.size_range.name,
             "signature": examination.signature,
             "rung_utterances": list(RUNG_UTTERANCES),
             "survival": survival,

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from transformers import PreTrainedModel
 
 from compress.checkpoint import load_translator, write_checkpoint
@@ -54,13 +53,12 @@ class Exam:
         return found
 
 
-def choose(study: optuna.Study, count: int) -> tuple[list[FrozenTrial], FrozenTrial | None]:
-    """`count` trials to examine in full, the best first, and the best baseline, which is examined alike.
+def choose(complete: Sequence[FrozenTrial], count: int) -> tuple[list[FrozenTrial], FrozenTrial | None]:
+    """`count` complete trials to examine in full, the best first, and the best baseline, which is examined alike.
 
     Bytes do not matter here: a finalist fills what is left under the bound. Of trials that differ in their steps of
     healing alone the best one counts.
     """
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     baselines = [trial for trial in complete if "baseline" in trial.user_attrs]
     best = best_first(complete, ("heal_steps",))
     return best[:count], next(iter(best_first(baselines, ())), None)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.baselines import START_KINDS, Start
-from search.rungs import BYTES, DIVERGENCES, REMOVED, SECONDS, SURVIVAL, TRAITS, Standing, goes_on, standings
+from search.baselines import START_KINDS, WHOLE_KINDS, Start
+from search.rungs import BYTES, DIVERGENCES, RANGE, REMOVED, SECONDS, SURVIVAL, TRAITS, Standing, goes_on, standings
 from search.samplers import trial_seed
 from search.workbench import Workbench
 from space.genes import HEAL_STEPS, decode, distributions, encode
@@ -19,25 +20,36 @@ from space.limits import Limits
 from space.plan import Plan, removed_sublayers
 from space.traits import traits
 
-# Attributes of those first trials that every rung is run for.
-WHOLE_KINDS = ("baseline", "allocator")
 # A trial that is found running after so many attempts has failed.
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What all trials of a study share: limits, plans to start with, seed, and the signature of their scores.
+    """What all trials of a study share: ranges, plans to start with, seed, and the signature of their scores.
+
+    Of several `ranges` each trial names the one whose limits it keeps to.
 
     `survival` is the share of each rung that goes on to the next, `heal_steps` for how long a trial heals at most.
     """
 
-    limits: Limits
+    ranges: Sequence[Limits]
     starts: Sequence[Start]
     seed: int
     signature: str
     survival: Sequence[float] = SURVIVAL
     heal_steps: int = HEAL_STEPS
+
+    @property
+    def layout(self) -> Layout:
+        return self.ranges[0].layout
+
+
+def limits_of(kept: Mapping[str, Any], ranges: Sequence[Limits]) -> Limits:
+    """Those of the range that a trial of these attributes keeps to."""
+    if len(ranges) == 1:
+        return ranges[0]
+    return next(one for one in ranges if one.size_range.name == kept[RANGE])
 
 
 def run_trials(
@@ -90,7 +102,7 @@ def _enqueue_starts(study: optuna.Study, terms: Terms, total: int) -> None:
     known = {(kind, trial.user_attrs.get(kind)) for trial in trials for kind in START_KINDS}
     missing = [start for start in terms.starts if (start.kind, start.name) not in known]
     for start in missing[: max(0, total - len(trials))]:
-        study.enqueue_trial(encode(start.plan, terms.limits.layout), user_attrs={start.kind: start.name, **start.kept})
+        study.enqueue_trial(encode(start.plan, terms.layout), user_attrs={start.kind: start.name, **start.kept})
 
 
 def _run(
@@ -101,14 +113,22 @@ def _run(
     on_trial: Callable[[FrozenTrial], None],
 ) -> None:
     trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
-    plan = suggest(trial, terms.limits.layout, terms.heal_steps)
-    size_bytes = terms.limits.bytes_of(plan)
-    assert terms.limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
+    plan = suggest(trial, terms.layout, terms.heal_steps)
+    limits = limits_of(study.get_trials(deepcopy=False)[trial.number].user_attrs, terms.ranges)
+    size_bytes = limits.bytes_of(plan)
+    assert limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)
     whole = any(kind in trial.user_attrs for kind in WHOLE_KINDS)
-    bound = terms.limits.size_range.bound_bytes
+    bound = limits.size_range.bound_bytes
     earlier = standings(study.get_trials(deepcopy=False))
-    standing = Standing((), size_bytes, removed_sublayers(plan), plan.heal.steps, traits(plan, terms.limits.layout))
+    standing = Standing(
+        (),
+        size_bytes,
+        removed_sublayers(plan),
+        plan.heal.steps,
+        traits(plan, terms.layout),
+        range=trial.user_attrs.get(RANGE),
+    )
 
     def promote(divergences: tuple[float, ...]) -> bool:
         return whole or goes_on(replace(standing, divergences=divergences), earlier, bound, terms.survival)

@@ -15,8 +15,8 @@ from search.banking import measured_sensitivities, open_bank
 from search.baselines import losses_of
 from search.settings import SearchSettings, model_fingerprint
 from search.workbench import Workbench, counted, make_workbench
-from space.bins import SizeRange
 from space.choices import VOCABULARY
+from space.errors import UserError
 from space.limits import Limits
 from space.pins import read_pins
 from space.policy import Loss
@@ -27,14 +27,24 @@ _MOST_FINDINGS = 4
 
 @dataclass(frozen=True)
 class Opened:
-    """Model and data with their fingerprints, and the limits that plans of them must keep to."""
+    """Model and data with their fingerprints, and the limits that plans of them must keep to.
+
+    Of a study over all sizes those of each range that can be reached, the smallest first, and in `left_out` why others
+    cannot.
+    """
 
     source: Source
     corpus: Corpus
-    limits: Limits
-    size_range: SizeRange
+    ranges: tuple[Limits, ...]
     model: str
     data: str
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> Limits:
+        """Of a study of one range."""
+        (found,) = self.ranges
+        return found
 
 
 def opened(settings: SearchSettings) -> Opened:
@@ -43,15 +53,32 @@ def opened(settings: SearchSettings) -> Opened:
     folder = resolve_model(settings.model)
     source = load_source(folder)
     source = replace(source, layout=replace(source.layout, rates=LADDERS[settings.rates]))
-    size_range, layout = settings.size_range(source.layout), with_vocabulary(source.layout, source.vocabulary)
     early = [pin for pin in settings.pins if not pin.lstrip().startswith(VOCABULARY)]
     # Asks whether anything could fit before the data is read; what the prompts need of the vocabulary is added then.
-    Limits(layout, size_range, source.fixed_bytes, read_pins(early, layout)).check()
+    trimmed = replace(source, layout=with_vocabulary(source.layout, source.vocabulary))
+    _reachable(settings, trimmed, early)
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
     source = counted(source, corpus, settings.languages)
-    limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(settings.pins, source.layout))
-    limits.check()
-    return Opened(source, corpus, limits, size_range, model_fingerprint(folder), corpus.fingerprint())
+    ranges, left_out = _reachable(settings, source, settings.pins)
+    return Opened(source, corpus, ranges, model_fingerprint(folder), corpus.fingerprint(), left_out)
+
+
+def _reachable(
+    settings: SearchSettings, source: Source, pins: Sequence[str]
+) -> tuple[tuple[Limits, ...], tuple[str, ...]]:
+    """The limits of those ranges that plans can reach, and why others cannot. Raises UserError where none can."""
+    found: list[Limits] = []
+    reasons: list[UserError] = []
+    for size_range in settings.size_ranges(source.layout):
+        limits = Limits(source.layout, size_range, source.fixed_bytes, read_pins(pins, source.layout))
+        try:
+            limits.check()
+            found.append(limits)
+        except UserError as error:
+            reasons.append(error)
+    if not found:
+        raise reasons[0]
+    return tuple(found), tuple(map(str, reasons))
 
 
 def workbench_of(settings: SearchSettings, found: Opened, console: Console) -> Workbench:

@@ -20,17 +20,21 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         table.add_column(column, justify="left" if column == "model" else "right")
     champion = summary["champion"]
 
+    best = {row["trial"] for row in ([champion] if champion else summary.get("front", []))}
+    mark = "champion" if champion else "on the front"
+
     def name(row: dict[str, Any], words: str) -> str:
-        return f"{words} (champion)" if row["trial"] == champion["trial"] else words
+        return f"{words} ({mark})" if row["trial"] in best else words
 
     source = summary["source"]
     _add(table, "uncompressed", source["bytes"], source["parameters"], source["scores"])
     for row in summary["baselines"]:
         _add(table, name(row, f"baseline: {row['name']}"), row["bytes_on_disk"], row["parameters"], row["scores"])
-    if not summary["baselines"]:
+    if not summary["baselines"] and "front" not in summary:
         table.add_row("baseline: none fits", "", "", *[""] * len(directions))
     for row in summary["finalists"]:
-        _add(table, name(row, f"trial {row['trial']}"), row["bytes_on_disk"], row["parameters"], row["scores"])
+        words = f"{row['range']}, trial {row['trial']}" if "range" in row else f"trial {row['trial']}"
+        _add(table, name(row, words), row["bytes_on_disk"], row["parameters"], row["scores"])
     console.print(table)
     trials = summary["trials"]
     console.print(
@@ -44,6 +48,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             + "; ".join(ranks),
             soft_wrap=True,
         )
+    for row in summary.get("front", []):
+        console.print(f"{row['range']}: {row['path']}", soft_wrap=True)
     if not champion:
         return
     console.print(f"champion: {champion['path']}", soft_wrap=True)

@@ -33,15 +33,17 @@ _LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
 # Losses (100 - chrF) are told apart from here up, and none is expected below the best by more than this factor.
 _LEAST_LOSS, _BETTER = 0.5, 4.0
 # Attributes of trials: divergence at each rung before healing, seconds up to each rung reached; bytes; how many
-# sublayers are removed; what the plan is made of (`space.traits`).
+# sublayers are removed; what the plan is made of (`space.traits`); in a study over all sizes the range it keeps to.
 DIVERGENCES, SECONDS, BYTES, REMOVED, TRAITS = "divergences", "seconds", "bytes", "removed", "traits"
+RANGE = "range"
 
 
 @dataclass(frozen=True)
 class Standing:
     """How far a trial got: the divergence at each rung reached (nats a token), and its `loss` if it went through all.
 
-    And its plan: bytes, removed sublayers, and traits, which trials of earlier versions have none of.
+    And its plan: bytes, removed sublayers, and traits, which trials of earlier versions have none of. `range` is the
+    one it keeps to, where a study has several.
     """
 
     divergences: tuple[float, ...]
@@ -50,6 +52,7 @@ class Standing:
     heal_steps: int
     traits: Mapping[str, float]
     loss: float | None = None
+    range: str | None = None
 
 
 def standing_of(trial: FrozenTrial) -> Standing | None:
@@ -59,7 +62,9 @@ def standing_of(trial: FrozenTrial) -> Standing | None:
         return None
     loss = trial.values[0] if trial.state == TrialState.COMPLETE else None
     heal_steps = trial.params["heal_steps"]
-    return Standing(tuple(kept[DIVERGENCES]), kept[BYTES], kept[REMOVED], heal_steps, kept.get(TRAITS, {}), loss)
+    return Standing(
+        tuple(kept[DIVERGENCES]), kept[BYTES], kept[REMOVED], heal_steps, kept.get(TRAITS, {}), loss, kept.get(RANGE)
+    )
 
 
 def standings(trials: Sequence[FrozenTrial]) -> list[Standing]:
@@ -88,9 +93,12 @@ def grains(size_bytes: int, bound_bytes: int) -> int:
 def goes_on(
     mine: Standing, earlier: Sequence[Standing], bound_bytes: int, survival: Sequence[float] = SURVIVAL
 ) -> bool:
-    """Whether a trial goes on from the last rung it reached, beside those that `earlier` trials had there."""
+    """Whether a trial goes on from the last rung it reached, beside those that `earlier` trials of its range had there.
+
+    What losses can be expected is learnt from all of them.
+    """
     rung = len(mine.divergences) - 1
-    there = [*(one for one in earlier if len(one.divergences) > rung), mine]
+    there = [*(one for one in earlier if len(one.divergences) > rung and one.range == mine.range), mine]
     complete = [one for one in earlier if one.loss is not None and _scored(one)]
     size = [grains(one.size_bytes, bound_bytes) for one in there]
     if len(complete) < _LEARNT or not all(one.traits for one in (*there, *complete)):

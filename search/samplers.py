@@ -103,7 +103,11 @@ class PlanSampler(BaseSampler):
     ) -> dict[str, Any]:
         if "fixed_params" in trial.system_attrs:
             return dict(trial.system_attrs["fixed_params"])
-        plan, kept = self._proposed(SeenStudy(study), trial, trial_seed(self._seed, trial.number))
+        return self.propose(SeenStudy(study), trial)
+
+    def propose(self, study: SeenStudy, trial: FrozenTrial) -> dict[str, Any]:
+        """The parameters of a plan, which the trial has from now on, whatever happens."""
+        plan, kept = self._proposed(study, trial, trial_seed(self._seed, trial.number))
         for name, value in kept.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
         whole = encode(plan, self._limits.layout)
@@ -296,7 +300,7 @@ def trial_seed(seed: int, number: int) -> int:
 
 def sampler_named(
     name: str, limits: Limits, losses: Mapping[str, Loss], seed: int, heal_steps: int = HEAL_STEPS
-) -> BaseSampler:
+) -> PlanSampler:
     """The sampler of a name, for plans inside the limits that heal for at most `heal_steps`.
 
     The last of `losses` is the best guess of what options cost.

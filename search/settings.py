@@ -10,7 +10,7 @@ from typing import Any
 
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS
-from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, bin_range, bytes_of, max_size_range
+from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, all_ranges, bin_range, bytes_of, max_size_range
 from space.errors import UserError
 from space.genes import HEAL_STEPS
 from space.layout import Layout
@@ -31,7 +31,9 @@ _MOST_RECOMBINED = 100
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The options of ``launch.py search``. Exactly one of `bin` and `max_size` is given.
+    """The options of ``launch.py search``. Exactly one of `bin`, `max_size` and `pareto` is given.
+
+    With `pareto` the study is over all sizes, and `finalists` are a size's.
 
     `hours` of a run, and `patience` trials without a better front, end a search before it has all its `trials`.
 
@@ -48,6 +50,7 @@ class SearchSettings:
     patience: int | None = None
     bin: int | None = None
     max_size: str | None = None
+    pareto: bool = False
     model: str | None = None
     data: Path = BUNDLED_CORPUS
     directions: tuple[str, ...] = ("en-de", "en-zh")
@@ -72,12 +75,14 @@ class SearchSettings:
     def folder(self) -> Path:
         return self.root / self.study
 
-    def size_range(self, layout: Layout) -> SizeRange:
-        """The bytes a plan may take. Raises UserError for a bin or size that is none."""
+    def size_ranges(self, layout: Layout) -> tuple[SizeRange, ...]:
+        """The bytes a plan may take, the smallest bound first. Raises UserError for a bin or size that is none."""
+        if self.pareto:
+            return all_ranges(layout.source_bytes, self.units)
         if self.max_size is not None:
-            return max_size_range(self.max_size, self.units)
+            return (max_size_range(self.max_size, self.units),)
         assert self.bin is not None
-        return bin_range(self.bin, layout.source_bytes, self.units)
+        return (bin_range(self.bin, layout.source_bytes, self.units),)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -87,7 +92,7 @@ class SearchSettings:
         """Raises UserError for numbers and names that ask for nothing that can be done."""
         if self.max_size is not None:
             max_size_range(self.max_size, self.units)
-        else:
+        elif not self.pareto:
             assert self.bin is not None
             bin_range(self.bin, REFERENCE_BYTES)
         if self.trials < 1:
@@ -121,11 +126,14 @@ def check_directions(directions: Sequence[str]) -> None:
         raise UserError(f"--langs {','.join(directions)}: choose from {', '.join(DIRECTIONS)}")
 
 
-def comparability(settings: SearchSettings, size_range: SizeRange, *, model: str, data: str) -> dict[str, Any]:
+def comparability(
+    settings: SearchSettings, size_ranges: Sequence[SizeRange], *, model: str, data: str
+) -> dict[str, Any]:
     """What must stay as it is for a study's trials to be comparable; stored with the study."""
+    edges = [{key: value for key, value in asdict(one).items() if key != "units"} for one in size_ranges]
     return {
         "format": FORMAT,
-        "range": {key: value for key, value in asdict(size_range).items() if key != "units"},
+        "range": edges if settings.pareto else edges[0],
         "model": model,
         "data": data,
         "langs": list(settings.directions),

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS
-from search.rungs import BYTES, Score, grains, nondominated_ranks
+from search.rungs import Score, nondominated_ranks
 
 _SAID = b"the running trial is finished, then come the finalists; Ctrl-C again leaves at once\n"
 
@@ -23,13 +23,15 @@ _SAID = b"the running trial is finished, then come the finalists; Ctrl-C again l
 class Stopping:
     """Reasons to ask for no more trials: `hours` since `started`, or `patience` trials of this run and no better front.
 
+    `size` is what a trial weighs as far as fronts go, in whatever unit.
+
     As a context it also takes Ctrl-C: once ends the search behind the running trial and says so on standard error,
     twice raises KeyboardInterrupt, at once.
     """
 
     hours: float | None = None
     patience: int | None = None
-    bound_bytes: int = 1
+    size: Callable[[FrozenTrial], int] = lambda _trial: 0
     started: float = field(default_factory=time.monotonic)
     _asked: bool = field(default=False, init=False)
     _ended_before: int | None = field(default=None, init=False)
@@ -44,7 +46,7 @@ class Stopping:
         if self.hours is not None and time.monotonic() - self.started >= 3600 * self.hours:
             return f"{self.hours:g} hours are over"
         patience = self.patience
-        if patience is not None and trials_since_better(trials, self.bound_bytes, self._ended_before) >= patience:
+        if patience is not None and trials_since_better(trials, self.size, self._ended_before) >= patience:
             return f"no better front in {patience} trials"
         return None
 
@@ -67,16 +69,16 @@ class Stopping:
         os.write(2, _SAID)
 
 
-def trials_since_better(trials: Sequence[FrozenTrial], bound_bytes: int, ended_before: int = 0) -> int:
+def trials_since_better(
+    trials: Sequence[FrozenTrial], size: Callable[[FrozenTrial], int], ended_before: int = 0
+) -> int:
     """How many trials of samplers ended behind the last one that made the front better, and behind `ended_before`.
 
-    The front is that of the loss after healing and grains of bytes.
+    The front is that of the loss after healing and of sizes.
     """
     ended = [trial for trial in trials if trial.state.is_finished()]
     scores = [
-        Score(trial.values[0], grains(trial.user_attrs[BYTES], bound_bytes))
-        if trial.state == TrialState.COMPLETE
-        else Score(float("nan"), 0)
+        Score(trial.values[0], size(trial)) if trial.state == TrialState.COMPLETE else Score(float("nan"), 0)
         for trial in ended
     ]
     seen: set[Score] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from search.baselines import Start, least_loss_plan
+from search.rungs import RANGE
 from search.samplers import POLICY_GAP, policy_attribute, trial_seed
 from search.settings import SearchSettings
 from search.study import best_first, complete_trials
@@ -19,14 +21,14 @@ from space.plan import Heal, Plan
 from space.policy import Loss, policy_loss
 
 KIND = "warm start"
-# The best plans that are taken over.
-_MOST = 8
+# The best plans that are taken over, and for each of several ranges.
+_MOST, _MOST_OF_EACH = 8, 2
 # What both studies must share for the plans of one to be plans of the other.
 _SHARED = ("format", "model", "data", "langs", "rates")
 
 
 def best_trials(settings: SearchSettings, shared: Mapping[str, Any]) -> list[FrozenTrial]:
-    """The best trials of the study `settings.warm_start`, each plan once, however long it was healed.
+    """The trials of the study `settings.warm_start`, the best first, each plan once, however long it was healed.
 
     None where it names none. Raises UserError for a study that is not there, has no complete trial, or differs from
     `shared` in what plans depend on: tokens are ranked by data and languages.
@@ -39,7 +41,7 @@ def best_trials(settings: SearchSettings, shared: Mapping[str, Any]) -> list[Fro
     trials = complete_trials(settings, name, {key: shared[key] for key in _SHARED})
     if not trials:
         raise UserError(f"--warm-start {name}: has no complete trial yet; let it run on, or leave this out")
-    return best_first(trials, ("heal_steps", "heal_rank", "heal_rate"))[:_MOST]
+    return best_first(trials, ("heal_steps", "heal_rank", "heal_rate"))
 
 
 def warm_starts(
@@ -50,8 +52,11 @@ def warm_starts(
     heal: Heal,
     *,
     seed: int,
+    of_each: bool = False,
 ) -> list[Start]:
-    """The plans of another `study`'s trials, the best first, made to fit and healed for `heal`.
+    """A few plans of another `study`'s trials, the best first, made to fit and healed for `heal`.
+
+    Of a study over all sizes those of the range whose bound is nearest; fewer where this is one `of_each` range.
 
     Where a plan was made of a policy it is made of it again, for this bound and from the last of `losses`, and the
     sampler learns from the policy. Other plans are repaired into the limits.
@@ -59,7 +64,7 @@ def warm_starts(
     basis = list(losses)[-1]
     attribute, shaped = policy_attribute(basis), policy_loss(limits.layout, losses[basis])
     found: dict[Plan, Start] = {}
-    for trial in trials:
+    for trial in _nearest(trials, limits.size_range.bound_bytes)[: _MOST_OF_EACH if of_each else _MOST]:
         policy = trial.user_attrs.get(attribute)
         if policy is not None:
             plan = least_loss_plan(limits, shaped(policy), heal, POLICY_GAP)
@@ -69,3 +74,11 @@ def warm_starts(
         kept = {} if policy is None else {attribute: policy}
         found.setdefault(plan, Start(KIND, f"{study}, trial {trial.number}", plan, kept))
     return list(found.values())
+
+
+def _nearest(trials: Sequence[FrozenTrial], bound_bytes: int) -> list[FrozenTrial]:
+    """Those of the range with the plan whose bytes are nearest to a bound, by their ratio."""
+    if not trials:
+        return []
+    nearest = min(trials, key=lambda one: abs(math.log(one.values[1] / bound_bytes)))
+    return [trial for trial in trials if trial.user_attrs.get(RANGE) == nearest.user_attrs.get(RANGE)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from space.errors import UserError
 
@@ -48,6 +50,11 @@ class SizeRange:
     bound_bytes: int
     units: Units = DECIMAL
 
+    def __str__(self) -> str:
+        """As ``bin 3: 500 MB to 1.00 GB``."""
+        least, bound = (format_bytes(edge, self.units) for edge in (self.least_bytes, self.bound_bytes))
+        return f"{self.name}: {least} to {bound}"
+
     def holds(self, size_bytes: int) -> bool:
         return self.least_bytes <= size_bytes < self.bound_bytes
 
@@ -62,6 +69,17 @@ def bin_range(number: int, source_bytes: int, units: Units = DECIMAL) -> SizeRan
         raise UserError(f"--bin {number}: there is no such bin; choose one of 1, 2, 3, 4, 5")
     least, bound = (-(-_edge_bytes(edge, units) * source_bytes // REFERENCE_BYTES) for edge in _BINS[number])
     return SizeRange(f"bin {number}", least, bound, units)
+
+
+def all_ranges(source_bytes: int, units: Units = DECIMAL) -> tuple[SizeRange, ...]:
+    """Every bin and, between the bounds of two, a range to their geometric mean; the smallest bound first."""
+    bins = [bin_range(number, source_bytes, units) for number in reversed(BIN_NUMBERS)]
+    found = [bins[0]]
+    for smaller, larger in pairwise(bins):
+        between = math.isqrt(smaller.bound_bytes * larger.bound_bytes)
+        name = f"under {format_bytes(between, units)}"
+        found += [SizeRange(name, larger.least_bytes, between, units), larger]
+    return tuple(found)
 
 
 def _edge_bytes(megabytes: int, units: Units) -> int:

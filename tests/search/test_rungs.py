@@ -264,8 +264,9 @@ def test_finalists_are_the_best_and_each_plan_is_one() -> None:
             )
         )
     add(study, 9, [0.1], None)
-    chosen, baseline = choose(study, 3)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    chosen, baseline = choose(complete, 3)
     assert [trial.values[0] for trial in chosen] == [20.0, 35.0, 40.0]
     assert baseline == chosen[-1]
-    assert [trial.values[0] for trial in choose(study, 9)[0]] == [20.0, 35.0, 40.0, 60.0]
-    assert choose(in_memory(), 3) == ([], None)
+    assert [trial.values[0] for trial in choose(complete, 9)[0]] == [20.0, 35.0, 40.0, 60.0]
+    assert choose([], 3) == ([], None)

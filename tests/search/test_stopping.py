@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from search.rungs import Score
+from search.rungs import Score, grains
 from search.stopping import Stopping, trials_since_better
 from tests.search.test_rungs import dominates
 
@@ -26,6 +26,11 @@ def trial(divergence: int, grains: int, *, pruned: bool) -> FrozenTrial:
     )
 
 
+def weight(of: FrozenTrial) -> int:
+    """Grains of a bound of 200 bytes."""
+    return grains(of.user_attrs["bytes"], 200)
+
+
 @given(ENDED)
 def test_patience_counts_from_the_last_trial_that_made_the_front_better(ended: list[tuple[int, int, bool]]) -> None:
     trials = [trial(x, size, pruned=pruned) for x, size, pruned in ended]
@@ -36,23 +41,23 @@ def test_patience_counts_from_the_last_trial_that_made_the_front_better(ended: l
         since += 1
         if not pruned and score not in front and not any(dominates(other, score) for other in front):
             front, since = [*(other for other in front if not dominates(score, other)), score], 0
-    found = trials_since_better(trials, 1000)
+    found = trials_since_better(trials, weight)
     # a score that was in the front once and is not now made it better then, but what it was beaten by did later
     assert found == since
 
 
 def test_running_trials_do_not_count() -> None:
     running = optuna.trial.create_trial(state=TrialState.RUNNING)
-    assert trials_since_better([trial(1, 1, pruned=False), running], 1000) == 0
+    assert trials_since_better([trial(1, 1, pruned=False), running], weight) == 0
 
 
 def test_starts_and_trials_of_earlier_runs_are_not_counted() -> None:
     trials = [trial(1, 1, pruned=False), *(trial(2, 1, pruned=False) for _ in range(3))]
-    assert trials_since_better(trials, 1000) == 3
-    assert trials_since_better(trials, 1000, ended_before=3) == 1
+    assert trials_since_better(trials, weight) == 3
+    assert trials_since_better(trials, weight, ended_before=3) == 1
     trials[2].set_user_attr("baseline", "uniform")
-    assert trials_since_better(trials, 1000) == 2
-    stopping = Stopping(patience=2, bound_bytes=1000)
+    assert trials_since_better(trials, weight) == 2
+    stopping = Stopping(patience=2, size=weight)
     assert stopping.reason(trials) is None
     assert stopping.reason([*trials, trial(2, 1, pruned=False)]) is None
     assert stopping.reason([*trials, *(trial(2, 1, pruned=False) for _ in range(2))]) == "no better front in 2 trials"

@@ -1,0 +1,185 @@
+"""The end of a search: finalists of every range examined, the champion of each, and the summary of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from compress.heal import HealSettings
+from search.finalists import choose, examine, mean_chrf, report_scores, source_scores
+from search.job import Job
+from search.loop import limits_of
+from search.progress import progress_on
+from search.rungs import BYTES
+from search.workbench import Workbench, with_recombined
+from space.limits import Limits
+
+
+@dataclass(frozen=True)
+class Finals:
+    """Results of a range's finalists, the best trial first, and of its best baseline, where that is examined."""
+
+    limits: Limits
+    results: list[dict[str, Any]]
+    baseline: dict[str, Any] | None
+
+    @property
+    def champion(self) -> dict[str, Any] | None:
+        """The best on the select role; None of a range in which no trial was complete."""
+        everything = [*self.results, *([self.baseline] if self.baseline else [])]
+        return max(everything, key=_quality, default=None)
+
+
+def finals_of(job: Job) -> list[Finals]:
+    """Of every range, report scores included.
+
+    Where there are several, a range's best baseline is examined only as one of its best trials.
+    """
+    made = job.settings.recombined if job.settings.finalist_heal_steps else 0
+
+    @cache
+    def workbench() -> Workbench:
+        """The search's, with more to heal on; made when the first finalist asks for it."""
+        if not made:
+            return job.workbench
+        job.console.print("recombining utterances for the finalists, which the source translates")
+        return with_recombined(job.workbench, job.exam.corpus, job.settings.languages, made, job.settings.seed)
+
+    complete = job.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found = []
+    for limits in job.ranges:
+        here = [trial for trial in complete if limits_of(trial.user_attrs, job.ranges) is limits]
+        front, baseline = choose(here, job.settings.finalists)
+        if len(job.ranges) > 1:
+            baseline = None
+        trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
+        results = _examined(job, limits, trials, workbench, f"{job.signature}|{made} recombined")
+        found.append(
+            Finals(limits, [results[one.number] for one in front], results[baseline.number] if baseline else None)
+        )
+    return found
+
+
+def _examined(
+    job: Job, limits: Limits, trials: Mapping[int, FrozenTrial], workbench: Callable[[], Workbench], key: str
+) -> dict[int, dict[str, Any]]:
+    """Results of trials by number."""
+    results: dict[int, dict[str, Any]] = {}
+    for number, trial in trials.items():
+        with progress_on(job.console) as progress:
+            task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
+            results[number] = examine(
+                trial,
+                workbench,
+                job.exam,
+                _folder(job, number),
+                source=job.source,
+                limits=limits,
+                heal_steps=job.settings.finalist_heal_steps,
+                healing=HealSettings(batch_rows=job.settings.heal_rows),
+                key=key,
+                progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
+            )
+    with job.console.status("scoring on the report role"):
+        return {number: report_scores(result, job.exam, _folder(job, number)) for number, result in results.items()}
+
+
+def _folder(job: Job, number: int) -> Path:
+    return job.settings.folder / "finalists" / f"trial-{number}"
+
+
+def summary_of(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, Any]:
+    """What summary.json holds.
+
+    Of a study of one range its finalists, baseline and champion; of several the finalists of each, and the `front`:
+    the champion of each range, without those that a smaller one is as good as.
+    """
+    size_range = job.size_range
+    status = job.console.status("scoring the uncompressed model") if job.console.is_terminal else nullcontext()
+    with status:
+        source = source_scores(job.source, job.exam, job.settings.folder / "source.json", job.signature)
+    return {
+        "study": job.settings.study,
+        "bin": job.settings.bin,
+        "range": size_range.name,
+        "units": str(size_range.units),
+        "least_bytes": size_range.least_bytes,
+        "bound_bytes": size_range.bound_bytes,
+        **_trials(job),
+        **(_of_one(finals[0]) if len(finals) == 1 else _of_several(finals)),
+        "source": {
+            "bytes": job.source.layout.source_bytes,
+            "parameters": job.source.layout.parameters,
+            "scores": {direction: _plain(scores) for direction, scores in source.items()},
+        },
+        "seconds": seconds,
+        "fidelity": job.fidelity(),
+        "signatures": {
+            "loss": job.signature,
+            **{direction: scores["signatures"] for direction, scores in source.items()},
+        },
+    }
+
+
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def _trials(job: Job) -> dict[str, Any]:
+    """How many trials ended how, and how many were outside of their range: none."""
+    trials = job.study.get_trials(deepcopy=False)
+    outside = [
+        trial
+        for trial in trials
+        if BYTES in trial.user_attrs
+        and not limits_of(trial.user_attrs, job.ranges).size_range.holds(trial.user_attrs[BYTES])
+    ]
+    states = {name: sum(trial.state == state for trial in trials) for name, state in _STATES.items()}
+    return {"trials": states, "out_of_bin_trials": len(outside)}
+
+
+def _of_one(final: Finals) -> dict[str, Any]:
+    return {
+        "finalists": [_row(result) for result in final.results],
+        "champion": _row(final.champion) if final.champion else None,
+        "baselines": [_row(final.baseline) | {"name": final.baseline["baseline"]}] if final.baseline else [],
+    }
+
+
+def _of_several(finals: Sequence[Finals]) -> dict[str, Any]:
+    named = [(final.limits.size_range.name, final) for final in finals]
+    front: list[dict[str, Any]] = []
+    best = float("-inf")
+    for name, final in named:
+        if final.champion and _quality(final.champion) > best:
+            best = _quality(final.champion)
+            front.append(_row(final.champion) | {"range": name})
+    return {
+        "finalists": [_row(result) | {"range": name} for name, final in named for result in final.results],
+        "champion": None,
+        "front": front,
+        "baselines": [],
+    }
+
+
+def _quality(result: dict[str, Any]) -> float:
+    return mean_chrf(result["select"])
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    keys = ("trial", "bytes_predicted", "bytes_on_disk", "parameters", "path", "heal_steps")
+    scores = {direction: _plain(scores) for direction, scores in result["scores"].items()}
+    return {
+        **{key: result[key] for key in keys},
+        "scores": scores,
+        "select_chrf": round(mean_chrf(result["select"]), 2),
+    }
+
+
+def _plain(scores: dict[str, Any]) -> dict[str, float]:
+    return {metric: scores[metric] for metric in ("bleu", "chrf")}

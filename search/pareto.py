@@ -1,0 +1,103 @@
+"""One study over all sizes: its trials keep to one range after the other, and each range learns from all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from copy import copy
+from statistics import NormalDist
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from search.rungs import BYTES, RANGE, SeenStudy, grains
+from search.samplers import PlanSampler, sampler_named
+from space.limits import Limits
+from space.policy import Loss
+
+# Trials in a row that keep to one range: samplers of policies draft every other time.
+_IN_A_ROW = 2
+
+
+def sampler_over(
+    ranges: Sequence[Limits], name: str, losses: Mapping[str, Loss], seed: int, heal_steps: int
+) -> BaseSampler:
+    """The sampler of a name, for plans inside one range or, in turns, inside each of several."""
+    samplers = {one.size_range.name: sampler_named(name, one, losses, seed, heal_steps) for one in ranges}
+    return next(iter(samplers.values())) if len(samplers) == 1 else ParetoSampler(samplers)
+
+
+def size_over(ranges: Sequence[Limits]) -> Callable[[FrozenTrial], int]:
+    """What a trial weighs: in grains of the bound of one range, or its range's place among several."""
+    names = [one.size_range.name for one in ranges]
+    if len(names) == 1:
+        bound = ranges[0].size_range.bound_bytes
+        return lambda trial: grains(trial.user_attrs[BYTES], bound)
+    return lambda trial: names.index(trial.user_attrs[RANGE])
+
+
+class ParetoSampler(BaseSampler):
+    """Lets samplers, by the name of the range whose limits their plans keep to, propose in turns.
+
+    A trial keeps the name of its range.
+    """
+
+    def __init__(self, samplers: Mapping[str, PlanSampler]) -> None:
+        self._samplers = samplers
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return next(iter(self._samplers.values())).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if "fixed_params" in trial.system_attrs:
+            return dict(trial.system_attrs["fixed_params"])
+        names = list(self._samplers)
+        name = names[trial.number // _IN_A_ROW % len(names)]
+        study._storage.set_trial_user_attr(trial._trial_id, RANGE, name)
+        return self._samplers[name].propose(RangeStudy(study, name), trial)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise AssertionError(f"{param_name} is not in the space: every parameter is sampled together")
+
+
+class RangeStudy(SeenStudy):
+    """A study over all sizes as the sampler of one range sees it: what was tried in others counts by its place there.
+
+    The best plan of each range is as good as that of any other, so that what makes plans good in one is tried in all.
+    Losses are normal scores of ranks within ranges (Salinas et al. 2020, "A Quantile-based Approach for Hyperparameter
+    Transfer Learning", section 4), as numbers above 0. Trials as they were `told` are the range's alone.
+    """
+
+    def __init__(self, study: Study, name: str) -> None:
+        super().__init__(study)
+        self._range = name
+
+    def told(self) -> list[FrozenTrial]:
+        return [trial for trial in super().told() if trial.user_attrs.get(RANGE) == self._range]
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return placed(super()._get_trials(deepcopy, states, use_cache))
+
+
+def placed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials of several ranges, of which complete ones have the normal score of their rank in place of the loss."""
+    found = list(trials)
+    ranges: dict[str | None, list[int]] = {}
+    for i, trial in enumerate(trials):
+        if trial.state == TrialState.COMPLETE:
+            ranges.setdefault(trial.user_attrs.get(RANGE), []).append(i)
+    for of_range in ranges.values():
+        for rank, i in enumerate(sorted(of_range, key=lambda one: trials[one].values[0])):
+            found[i] = copy(trials[i])
+            score = NormalDist().inv_cdf((rank + 0.5) / len(of_range))
+            found[i].values = [math.exp(score), *trials[i].values[1:]]
+    return found

@@ -1,0 +1,208 @@
+"""A study over all sizes: every trial inside its range, ranges learn from each other, one front out of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+import launch
+from compress.checkpoint import folder_bytes
+from models.loading import Source
+from search.baselines import few_starts, losses_of
+from search.loop import limits_of, suggest
+from search.pareto import ParetoSampler, RangeStudy, placed, sampler_over, size_over
+from search.rungs import RANGE
+from search.samplers import SAMPLER_NAMES
+from space.bins import REFERENCE_BYTES, all_ranges, bin_range
+from space.genes import HEAL_STEPS
+from space.limits import Limits
+from space.plan import Heal, Plan, removed_sublayers
+from tests.tiny import load_tiny, write_roles, write_tiny
+
+# Optuna calls some of its samplers experimental.
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+ended = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 100), st.booleans()), max_size=30)
+
+
+def of(name: str, loss: float, *, complete: bool = True) -> FrozenTrial:
+    state = TrialState.COMPLETE if complete else TrialState.PRUNED
+    return create_trial(state=state, values=[loss, 1.0] if complete else None, user_attrs={RANGE: name})
+
+
+@given(ended)
+def test_places_keep_the_order_within_a_range_and_mean_the_same_in_all(told: list[tuple[str, float, bool]]) -> None:
+    trials = [of(name, loss, complete=complete) for name, loss, complete in told]
+    found = placed(trials)
+    assert [trial.values and trial.values[1:] for trial in found] == [
+        trial.values and trial.values[1:] for trial in trials
+    ]
+    for name in "abc":
+        before, after = (
+            [one.values[0] for one in some if one.values and one.user_attrs[RANGE] == name] for some in (trials, found)
+        )
+        assert sorted(range(len(before)), key=before.__getitem__) == sorted(range(len(after)), key=after.__getitem__)
+        if after:
+            # a normal score and its opposite: the middle of every range is 1
+            assert sorted(after)[0] * sorted(after)[-1] == pytest.approx(1)
+
+
+def test_ranges_are_the_bins_and_one_between_each_two() -> None:
+    found = all_ranges(REFERENCE_BYTES)
+    assert found[::2] == tuple(bin_range(number, REFERENCE_BYTES) for number in (5, 4, 3, 2, 1))
+    bounds = [one.bound_bytes for one in found]
+    assert bounds == sorted(set(bounds))
+    assert all(larger / smaller < 1.7 for smaller, larger in pairwise(bounds))
+    assert all(one.least_bytes < one.bound_bytes for one in found)
+    assert len({one.name for one in found}) == len(found) == 9
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def ranges(source: Source) -> list[Limits]:
+    return [
+        Limits(source.layout, bin_range(number, source.layout.source_bytes), source.fixed_bytes) for number in (3, 2, 1)
+    ]
+
+
+def loss(limits: Limits, plan: Plan) -> float:
+    return removed_sublayers(plan) + 1e5 / limits.bytes_of(plan)
+
+
+def run(
+    ranges: list[Limits], source: Source, name: str, trials: int, study: optuna.Study | None = None
+) -> tuple[optuna.Study, list[Plan]]:
+    study = study or optuna.create_study(directions=["minimize", "minimize"])
+    losses = losses_of(ranges[0], source.vocabulary.coverage)
+    study.sampler = sampler_over(ranges, name, losses, 0, HEAL_STEPS)
+    plans = []
+    for _ in range(trials):
+        trial = study.ask()
+        plans.append(suggest(trial, ranges[0].layout, HEAL_STEPS))
+        limits = limits_of(study.trials[trial.number].user_attrs, ranges)
+        assert limits.hold(plans[-1])
+        trial.set_user_attr("bytes", limits.bytes_of(plans[-1]))
+        study.tell(trial, [loss(limits, plans[-1]), limits.bytes_of(plans[-1])])
+    return study, plans
+
+
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+def test_every_proposal_is_inside_its_range_and_ranges_come_in_turns(
+    ranges: list[Limits], source: Source, name: str
+) -> None:
+    study, plans = run(ranges, source, name, 9)
+    turns = Counter(trial.user_attrs[RANGE] for trial in study.trials)
+    assert turns == {"bin 3": 4, "bin 2": 3, "bin 1": 2}, "two trials of each in a row"
+    assert plans == run(ranges, source, name, 9)[1]
+    if name == "qmc":
+        return  # points are counted in the study
+    again = optuna.create_study(directions=["minimize", "minimize"])
+    again.add_trials(study.trials[:8])
+    assert run(ranges, source, name, 1, again)[1] == plans[8:]
+
+
+def test_a_range_learns_from_the_others(ranges: list[Limits], source: Source) -> None:
+    """From the place that policies have in theirs; exchanges are begun from plans of the range alone."""
+    study, _ = run(ranges, source, "policy", 12)
+    seen = RangeStudy(study, "bin 2")
+    assert len(seen.get_trials()) == 12
+    assert {trial.user_attrs[RANGE] for trial in seen.told()} == {"bin 2"}
+    assert all(any(key.startswith("policy on") for key in trial.user_attrs) for trial in seen.get_trials())
+
+
+def test_of_one_range_all_is_as_without(ranges: list[Limits], source: Source) -> None:
+    study, _ = run(ranges[:1], source, "policy", 2)
+    assert not isinstance(study.sampler, ParetoSampler)
+    assert all(RANGE not in trial.user_attrs for trial in study.trials)
+    weigh = size_over(ranges[:1])
+    assert [weigh(trial) for trial in study.trials] == [10, 10]
+
+
+def test_sizes_of_several_ranges_are_their_places(ranges: list[Limits]) -> None:
+    weigh = size_over(ranges)
+    assert [weigh(of(f"bin {number}", 1.0)) for number in (3, 1)] == [0, 2]
+
+
+def test_each_range_begins_with_a_few_plans_of_its_own(ranges: list[Limits], source: Source) -> None:
+    losses, heal = losses_of(ranges[0], source.vocabulary.coverage), Heal(HEAL_STEPS)
+    found = [(limits, few_starts(limits, losses, heal, 20)) for limits in ranges]
+    names = [(start.kind, start.name) for _, some in found for start in some]
+    assert len(set(names)) == len(names)
+    for limits, some in found:
+        assert all(limits.hold(one.plan) and one.plan.heal == heal for one in some)
+        assert {one.kept[RANGE] for one in some} == {limits.size_range.name}
+        assert Counter(one.kind for one in some)["allocator"] == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder, made = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp
+    model, corpus = write_tiny(made("tiny")), write_roles(made("corpus"), (2, 2, 2, 2))
+    small = ["--heal-steps", "2", "--trial-heal-steps", "2", "--rates", "packed"]
+    words = ["--pareto", "--trials", "30", "--model", str(model), "--data", str(corpus), *small]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert launch.main(words) == 0
+    return folder, words
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "studies/pareto/summary.json").read_text())
+    return found
+
+
+def test_a_search_over_all_sizes_ends_with_a_front(finished: tuple[Path, list[str]]) -> None:
+    folder, _ = finished
+    found = summary(folder)
+    assert found["out_of_bin_trials"] == 0
+    assert sum(found["trials"].values()) == 30
+    rows, front = found["finalists"], found["front"]
+    assert len({row["range"] for row in rows}) == len(rows) > 3
+    assert {row["trial"] for row in front} <= {row["trial"] for row in rows}
+    assert all(smaller["bytes_on_disk"] < larger["bytes_on_disk"] for smaller, larger in pairwise(front))
+    assert all(smaller["select_chrf"] <= larger["select_chrf"] for smaller, larger in pairwise(front))
+    source_bytes = found["source"]["bytes"]
+    bounds = {one.name: one for one in all_ranges(source_bytes)}
+    for row in rows:
+        assert folder_bytes(folder / row["path"]) == row["bytes_on_disk"]
+        assert bounds[row["range"]].holds(row["bytes_on_disk"])
+
+
+def test_the_same_command_goes_on_and_another_range_is_refused(
+    finished: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, words = finished
+    monkeypatch.chdir(folder)
+    before = summary(folder)["finalists"]
+    assert launch.main(words) == 0
+    assert summary(folder)["finalists"] == before
+    capsys.readouterr()
+    assert launch.main(["--bin", "2", "--study", "pareto", *words[1:]]) == 2
+    assert "range was" in capsys.readouterr().err
+
+
+def test_a_bin_begins_with_the_plans_of_its_range(
+    finished: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, words = finished
+    monkeypatch.chdir(folder)
+    assert launch.main(["--bin", "2", "--study", "two", "--warm-start", "pareto", *words[1:], "--finalists", "1"]) == 0
+    study, pareto = (
+        optuna.load_study(storage=f"sqlite:///studies/{name}/study.db", study_name=name) for name in ("two", "pareto")
+    )
+    warm = [trial.user_attrs["warm start"] for trial in study.trials if "warm start" in trial.user_attrs]
+    assert warm
+    taken = {pareto.trials[int(name.rpartition(" ")[2])].user_attrs[RANGE] for name in warm}
+    assert taken == {"bin 2"}
