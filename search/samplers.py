@@ -51,8 +51,8 @@ POLICIES: dict[str, Callable[[int], BaseSampler]] = {
     "policy-tpe": _tpe_of_policies,
     "policy-gp": lambda seed: GPSampler(seed=seed, n_startup_trials=_FIRST_POLICIES),
 }
-# Proven gap of a policy's plan: policies differ by more.
-POLICY_GAP = 1e-3
+# Proven gap of a policy's plan: policies differ by more, and what is tighter takes a solver a second.
+POLICY_GAP = 5e-3
 # Propose plans, by name.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20),
@@ -136,10 +136,7 @@ class RepairingSampler(PlanSampler):
         inner = self._make_inner(seed)
         inner.before_trial(study, trial)
         known = inner.infer_relative_search_space(study, trial)
-        params = dict(inner.sample_relative(study, trial, known))
-        for name, distribution in self._space.items():
-            if name not in params:
-                params[name] = inner.sample_independent(study, trial, name, distribution)
+        params = _sampled(inner, study, trial, known, self._space)
         return repair(decode(params, self._limits.layout), self._limits, seed), {}
 
 
@@ -198,13 +195,13 @@ class PolicySampler(PlanSampler):
         }
         self._none = dict.fromkeys(self._multipliers, 0.0)
         self._start = encode(least_loss_plan(limits, loss, self._heal), limits.layout)
-        self._drafts = Drafts(limits, loss) if drafting else None
+        self._drafts, self._drafting = Drafts(limits, loss), drafting
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
         known = self._policies_of(trials)
         policies = ListedStudy(known)
-        judges = self._drafts is not None and trial.number % 2 == 1 and len(known) > _FIRST_POLICIES
+        judges = self._drafting and trial.number % 2 == 1 and len(known) > _FIRST_POLICIES
         judge = self._judge(trials, known) if judges else None
 
         def propose(again: int) -> tuple[Plan, dict[str, Any]]:
@@ -213,14 +210,17 @@ class PolicySampler(PlanSampler):
                 others = [self._asked(policies, (again + i * _FAR_SEED) % 2**32) for i in range(1, _ASKED)]
                 near = self._near(known, random.Random(again))
                 policy = self._likeliest([policy, *others, *near], judge)
-            plan = least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
-            return plan, {self._attribute: policy}
+            return self._plan(policy), {self._attribute: policy}
 
         return self._untried(trials, seed, propose)
 
+    def _plan(self, policy: Policy) -> Plan:
+        """The allocator's."""
+        plan = self._drafts.proven(policy, self._heal, POLICY_GAP)
+        return plan or least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
+
     def _asked(self, policies: ListedStudy, seed: int) -> Policy:
-        policies.sampler = self._make_inner(seed)
-        return policies.ask(self._multipliers).params
+        return policies.proposed(self._make_inner(seed), self._multipliers)
 
     def _near(self, known: Sequence[FrozenTrial], rng: random.Random) -> list[Policy]:
         """Policies near the best that are known."""
@@ -246,7 +246,6 @@ class PolicySampler(PlanSampler):
 
     def _likeliest(self, policies: Sequence[Policy], judge: Judge) -> Policy:
         """The policy whose plan can be hoped to be the best, of those that plans can be drafted of."""
-        assert self._drafts is not None
         drafts = [(policy, self._drafts.plan(policy, self._heal)) for policy in policies]
         there = [(policy, plan) for policy, plan in drafts if plan is not None]
         if not there:
@@ -282,6 +281,31 @@ class ListedStudy(Study):
     ) -> list[FrozenTrial]:
         listed = [trial for trial in self._listed if states is None or trial.state in states]
         return [*listed, *super()._get_trials(deepcopy, states, use_cache)]
+
+    def proposed(self, sampler: BaseSampler, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+        """What a sampler proposes, as when the study asks it; all of the listed trials have the parameters of `space`.
+
+        Which parameters these have in common, samplers look up in every trial, which takes them longer than to propose.
+        """
+        trial = self._storage.get_trial(self._storage.create_new_trial(self._study_id))
+        sampler.before_trial(self, trial)
+        shared = {name: space[name] for name in sorted(space)} if self._listed else {}
+        return _sampled(sampler, self, trial, shared, space)
+
+
+def _sampled(
+    sampler: BaseSampler,
+    study: Study,
+    trial: FrozenTrial,
+    together: dict[str, BaseDistribution],
+    space: Mapping[str, BaseDistribution],
+) -> dict[str, Any]:
+    """What a sampler proposes for the parameters of a space, those that it takes `together` first."""
+    params = dict(sampler.sample_relative(study, trial, together))
+    for name, distribution in space.items():
+        if name not in params:
+            params[name] = sampler.sample_independent(study, trial, name, distribution)
+    return params
 
 
 def _ordered(found: Mapping[str, float]) -> list[float]:

@@ -22,7 +22,8 @@ from space.limits import Limits, allowed_options, option_bytes, smallest_plan
 from space.plan import NO_HEAL, Heal, Plan, Sublayer
 from space.size import HEADER_FRAME_BYTES, header_entry_bytes, plan_entry_bytes
 
-_BISECTIONS = 100
+# Where the price of a byte begins, by what it grows until its choice fits, and how often it is mended then at most.
+_FIRST_PRICE, _DEARER, _CROSSINGS = 1e-12, 1e3, 100
 # Bytes are scaled so that the bound is at most this: HiGHS allows rows to be violated by 1e-6.
 _LARGEST_ROW = 1e4
 
@@ -169,7 +170,7 @@ def _promising(groups: Groups, kept: Sequence[Sequence[int]], relaxed: _Relaxed)
 
 
 def _lagrangian(groups: Groups, most_bytes: int, least_bytes: int) -> _Relaxed:
-    """Of bisecting the price of a byte, where what it finds may be chosen."""
+    """Of the price of a byte that proves most, where what it finds may be chosen."""
     sizes, values = table_of(groups)
     picked, price, value_bound = priced(sizes, values, most_bytes)
     if picked is None:
@@ -196,40 +197,55 @@ def table_of(groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def priced(
     sizes: NDArray[np.float64], values: NDArray[np.float64], most_bytes: int
 ) -> tuple[tuple[int, ...] | None, float, float]:
-    """Bisects the price of a byte, then spends what is left greedily.
+    """Looks for the price of a byte that proves most, then spends what is left greedily.
 
     Of the items of a table (`table_of`) the one chosen of each group, or None where nothing fits; the price, and the
     most value that it proves any choice to have.
+
+    What a price proves is convex in it and piecewise linear: the next price is where the lines of a choice that fits
+    and of one that does not cross, until no choice is better there (Kelley 1960, in one dimension).
     """
-    rows = np.arange(len(sizes))
-    low, high = 0.0, 1e-12
-    chosen, bound = _at_price(0.0, sizes, values, most_bytes)
-    price, value_bound = 0.0, bound
-    inside = chosen if sizes[rows, chosen].sum() <= most_bytes else None
-    free = inside is not None
-    for _ in range(0 if free else _BISECTIONS):
-        # the price grows tenfold until its choice fits, then it is bisected
-        middle = high if inside is None else (low + high) / 2
-        chosen, bound = _at_price(middle, sizes, values, most_bytes)
-        if bound < value_bound:
-            price, value_bound = middle, bound
-        if sizes[rows, chosen].sum() <= most_bytes:
-            inside, high = chosen, middle
-        elif inside is None:
-            low, high = high, high * 10
+    inside = outside = best = _at_price(0.0, sizes, values, most_bytes)
+    if np.where(np.isfinite(values), sizes, np.inf).min(1).sum() > most_bytes:
+        return None, best.price, best.bound
+    dear = _FIRST_PRICE
+    while inside.size_bytes > most_bytes:
+        outside, inside = inside, _at_price(dear, sizes, values, most_bytes)
+        best, dear = min(best, inside, key=_bound), dear * _DEARER
+    for _ in range(_CROSSINGS if inside is not outside else 0):
+        crossing = (outside.value - inside.value) / (outside.size_bytes - inside.size_bytes)
+        at = _at_price(crossing, sizes, values, most_bytes)
+        best = min(best, at, key=_bound)
+        if not inside.size_bytes < at.size_bytes < outside.size_bytes:
+            break
+        if at.size_bytes <= most_bytes:
+            inside = at
         else:
-            low = middle
-    picked = None if inside is None else tuple(int(i) for i in _spend(inside, sizes, values, most_bytes))
-    return picked, price, value_bound
+            outside = at
+    picked = tuple(int(i) for i in _spend(inside.chosen, sizes, values, most_bytes))
+    return picked, best.price, best.bound
 
 
-def _at_price(
-    price: float, sizes: NDArray[np.float64], values: NDArray[np.float64], most_bytes: int
-) -> tuple[NDArray[np.int64], float]:
-    """The best choice where a byte costs `price`, and the bound on any choice's value that it proves."""
-    rewards = values - price * sizes
-    chosen = rewards.argmax(1)
-    return chosen, float(rewards[np.arange(len(chosen)), chosen].sum() + price * most_bytes)
+@dataclass(frozen=True)
+class _Priced:
+    """The best choice at a price, its bytes and value, and the bound on any choice's value that it proves."""
+
+    price: float
+    chosen: NDArray[np.int64]
+    size_bytes: float
+    value: float
+    bound: float
+
+
+def _at_price(price: float, sizes: NDArray[np.float64], values: NDArray[np.float64], most_bytes: int) -> _Priced:
+    chosen = (values - price * sizes).argmax(1)
+    rows = np.arange(len(chosen))
+    size_bytes, value = float(sizes[rows, chosen].sum()), float(values[rows, chosen].sum())
+    return _Priced(price, chosen, size_bytes, value, value + price * (most_bytes - size_bytes))
+
+
+def _bound(priced: _Priced) -> float:
+    return priced.bound
 
 
 def _spend(

@@ -1,7 +1,7 @@
-"""Many plans of policies at once: what the allocator would make of them, near enough to compare, in milliseconds.
+"""Plans of many policies: what the allocator would make of them, near enough to compare, in milliseconds.
 
-Prices of bytes alone, on arrays that are made once; `space.allocate` proves how good its plans are, and takes ten to a
-hundred times as long.
+Prices of bytes alone, on arrays that are made once. Most often they prove a plan to be as good as is asked for;
+`space.allocate` has a solver for where they do not, and takes ten to a hundred times as long.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from space.allocate import constant_bytes, groups_of, options_of, priced, table_of
-from space.choices import Option, plan_of
+from space.choices import Option, hears, plan_of
 from space.layout import Layout
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan
@@ -23,20 +23,35 @@ class Drafts:
     def __init__(self, limits: Limits, loss: Loss) -> None:
         self._limits = limits
         self._names, self._options, groups = groups_of(limits, lambda _name, _option: 0.0)
-        self._most = limits.size_range.bound_bytes - 1 - constant_bytes(limits)
+        constant = constant_bytes(limits)
+        self._most = limits.size_range.bound_bytes - 1 - constant
+        self._least = limits.size_range.least_bytes - constant
         self._sizes, values = table_of(groups)
         self._there = np.isfinite(values)
         self._terms = _Terms(limits.layout, loss, self._names, self._options)
 
     def plan(self, policy: Policy, heal: Heal = NO_HEAL) -> Plan | None:
-        """About the plan with the least loss by a policy; None where prices find none inside the limits."""
+        """About the plan with the least loss by a policy; None where prices find none that fills the range."""
+        return self._found(policy, heal)[0]
+
+    def proven(self, policy: Policy, heal: Heal, gap: float) -> Plan | None:
+        """The allocator's plan by a policy; None where prices do not prove it to be within a relative gap."""
+        plan, value, bound = self._found(policy, heal)
+        if plan is None or bound - value > gap * abs(value):
+            return None
+        return plan if self._limits.hold(plan) else None
+
+    def _found(self, policy: Policy, heal: Heal) -> tuple[Plan | None, float, float]:
+        """A plan, its value, less its loss, and the most value that any plan can have."""
         values = np.full(self._sizes.shape, -np.inf)
         values[self._there] = -self._terms.losses(policy)
-        chosen, _, _ = priced(self._sizes, values, self._most)
-        if chosen is None:
-            return None
+        chosen, _, bound = priced(self._sizes, values, self._most)
+        rows = np.arange(len(values))
+        # header digits are counted as the most there can be, so that nothing is over the bound
+        if chosen is None or self._sizes[rows, chosen].sum() < self._least:
+            return None, 0.0, bound
         plan = plan_of(self._limits.layout, options_of(self._names, self._options, chosen), heal)
-        return plan if self._limits.hold(plan) else None
+        return plan if hears(plan) else None, float(values[rows, chosen].sum()), bound
 
 
 class _Terms:
