@@ -32,10 +32,10 @@ from search.finalists import Exam, mean_chrf, read_keyed
 from search.locks import alone
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.progress import progress_on
-from search.rungs import Score, grains
+from search.rungs import DIVERGENCE, GATES, Score, grains
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
-from search.shares import Ranked, shares_for
+from search.shares import Cost, Gate, Ranked, gate_for
 from search.workbench import RUNG_UTTERANCES, Workbench, keep_errors, option_errors
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
@@ -53,7 +53,6 @@ _CHANGES = 3
 _NEAR, _TRIES = 12, 20
 _RESULT = "fidelity.json"
 # Proxies that rungs go by, as their names begin.
-_GATING = ("divergence", "healed")
 # What plans are ranked by in the end, by name and whether they are healed for it.
 FULL = {"unhealed": False, "healed": True}
 
@@ -96,15 +95,14 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
                     console.print(f"plan {number + 1} of {len(plans)}")
         with console.status("correlations and their intervals"):
             correlations = table(rows, settings.search.seed)
-            survival = _survival(
-                [plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed
-            )
+            gate = _gate([plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed)
         result = {
             "study": settings.search.study,
             "range": found.limits.size_range.name,
             "signature": examination.signature,
             "rung_utterances": list(RUNG_UTTERANCES),
-            "survival": survival,
+            "gate": gate.proxy,
+            "survival": list(gate.survival),
             "plans": rows,
             "table": correlations,
         }
@@ -118,7 +116,7 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
     Or where it was measured for another range, model or data than the study's `shared` settings name.
 
     Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter; and which
-    shares of trials go on, nothing where that is not said.
+    proxy is the `gate` and which shares of trials go on, nothing where that is not said.
     """
     try:
         found = json.loads((folder / "fidelity" / _RESULT).read_text())
@@ -127,25 +125,35 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
         rows = {
             (row["proxy"], row["group"]): row["spearman"]["value"] for row in found["table"] if row["full"] == "healed"
         }
-        gating = dict.fromkeys(proxy for proxy, _ in rows if proxy.startswith(_GATING))
+        gate = str(found.get("gate", DIVERGENCE))
+        gating = dict.fromkeys(proxy for proxy, _ in rows if proxy.startswith((f"{gate},", "healed")))
         ranks = {proxy: [rows[proxy, group] for group in ("all", "best quarter")] for proxy in gating}
         survival = tuple(map(float, found.get("survival", ())))
-        if len(survival) != len(RUNG_UTTERANCES) or not all(0 < share <= 1 for share in survival):
-            survival = ()
-        return {"plans": len(found["plans"]), "spearman": ranks, "survival": survival}
+        if len(survival) != len(RUNG_UTTERANCES) or not all(0 < share <= 1 for share in survival) or gate not in GATES:
+            gate, survival = DIVERGENCE, ()
+        return {"plans": len(found["plans"]), "spearman": ranks, "gate": gate, "survival": survival}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _survival(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: int, seed: int) -> tuple[float, ...]:
-    """What of a search's trials, which are plans near the front, should go on from each rung."""
-    near = []
-    for plan, row in zip(plans, rows, strict=True):
-        if row["kind"] != "random":
-            size, removed = grains(row["bytes"], bound_bytes), removed_sublayers(plan)
-            scores = [row["cheap"][f"divergence, {utterances}"]["score"] for utterances in RUNG_UTTERANCES]
-            near.append(Ranked(tuple(Score(one, size, removed) for one in scores), row["full"]["healed"]["score"]))
-    return shares_for(near, seed)
+def _gate(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: int, seed: int) -> Gate:
+    """By which proxy a search's trials, which are plans near the front, should be stopped, and how many go on."""
+    near = [(plan, row) for plan, row in zip(plans, rows, strict=True) if row["kind"] != "random"]
+    healed = next(proxy for proxy in rows[0]["cheap"] if proxy.startswith("healed"))
+
+    def ranked(plan: Plan, row: dict[str, Any], proxy: str) -> Ranked:
+        size, removed = grains(row["bytes"], bound_bytes), removed_sublayers(plan)
+        scores = [row["cheap"][f"{proxy}, {utterances}"]["score"] for utterances in RUNG_UTTERANCES]
+        return Ranked(tuple(Score(one, size, removed) for one in scores), row["full"]["healed"]["score"])
+
+    def seconds(proxy: str) -> float:
+        return float(median(row["cheap"][proxy]["seconds"] for _, row in near))
+
+    costs = {
+        proxy: Cost(tuple(seconds(f"{proxy}, {utterances}") for utterances in RUNG_UTTERANCES), seconds(healed))
+        for proxy in GATES
+    }
+    return gate_for({proxy: [ranked(plan, row, proxy) for plan, row in near] for proxy in GATES}, costs, seed)
 
 
 def _made_of(model: str, data: str) -> str:
@@ -265,13 +273,7 @@ class Examination:
 
             return proxy
 
-        running: dict[str, Proxy] = {
-            "divergence": on_rows(prefixes.divergence),
-            "loss": on_rows(prefixes.loss),
-            "chrF": lambda tryout: self.workbench.translations(
-                tryout.candidate.model, tryout.plan.vocabulary, RUNG_UTTERANCES[tryout.rung]
-            ),
-        }
+        running: dict[str, Proxy] = {name: on_rows(self.workbench.gates[name]) for name in GATES}
         steps, last = self.settings.search.trial_heal_steps, len(RUNG_UTTERANCES) - 1
         return {
             **{name: (errors, 0) for name, errors in self.errors.items()},

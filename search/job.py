@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,9 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from models.loading import Source
-from search.fidelity import kept_fidelity
 from search.finalists import Exam
 from search.settings import SearchSettings
+from search.shares import Gate
 from search.workbench import Workbench
 from space.bins import SizeRange
 from space.limits import Limits
@@ -20,7 +21,10 @@ from space.limits import Limits
 
 @dataclass(frozen=True)
 class Job:
-    """What is searched for inside `ranges`, several of which make a study over all sizes, the smallest first."""
+    """What is searched for inside `ranges`, several of which make a study over all sizes, the smallest first.
+
+    `fidelity` is that of cheap scores, where it was measured for this study; trials are stopped at the `gate`.
+    """
 
     settings: SearchSettings
     source: Source
@@ -29,6 +33,8 @@ class Job:
     workbench: Workbench
     exam: Exam
     console: Console
+    fidelity: dict[str, Any] | None
+    gate: Gate
     signature: str
     shared: dict[str, Any]
     warm: list[FrozenTrial]
@@ -36,10 +42,10 @@ class Job:
 
     @property
     def size_range(self) -> SizeRange:
-        """From the least to the largest of all sizes."""
-        first, last = self.ranges[0].size_range, self.ranges[-1].size_range
-        return last if first is last else replace(last, name="all sizes", least_bytes=first.least_bytes)
+        return whole_range(self.ranges)
 
-    def fidelity(self) -> dict[str, Any] | None:
-        """Of the scores that the rungs go by, where it was measured."""
-        return kept_fidelity(self.settings.folder, self.size_range.name, self.shared)
+
+def whole_range(ranges: Sequence[Limits]) -> SizeRange:
+    """From the least to the largest of all sizes."""
+    first, last = ranges[0].size_range, ranges[-1].size_range
+    return last if first is last else replace(last, name="all sizes", least_bytes=first.least_bytes)

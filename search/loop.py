@@ -11,7 +11,19 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS, WHOLE_KINDS, Start
-from search.rungs import BYTES, DIVERGENCES, RANGE, REMOVED, SECONDS, SURVIVAL, TRAITS, Standing, goes_on, standings
+from search.rungs import (
+    BYTES,
+    DIVERGENCE,
+    DIVERGENCES,
+    RANGE,
+    REMOVED,
+    SECONDS,
+    SURVIVAL,
+    TRAITS,
+    Standing,
+    goes_on,
+    standings,
+)
 from search.samplers import trial_seed
 from search.workbench import Workbench
 from space.genes import HEAL_STEPS, decode, distributions, encode
@@ -30,7 +42,8 @@ class Terms:
 
     Of several `ranges` each trial names the one whose limits it keeps to.
 
-    `survival` is the share of each rung that goes on to the next, `heal_steps` for how long a trial heals at most.
+    `gate` is the proxy that trials are stopped by, `survival` the share of each rung that goes on to the next,
+    `heal_steps` for how long a trial heals at most.
     """
 
     ranges: Sequence[Limits]
@@ -39,6 +52,7 @@ class Terms:
     signature: str
     survival: Sequence[float] = SURVIVAL
     heal_steps: int = HEAL_STEPS
+    gate: str = DIVERGENCE
 
     @property
     def layout(self) -> Layout:
@@ -133,7 +147,7 @@ def _run(
     def promote(divergences: tuple[float, ...]) -> bool:
         return whole or goes_on(replace(standing, divergences=divergences), earlier, bound, terms.survival)
 
-    evaluation = workbench.evaluate(plan, seed, promote)
+    evaluation = workbench.evaluate(plan, seed, promote, terms.gate)
     trial.set_user_attr(DIVERGENCES, list(evaluation.divergences))
     trial.set_user_attr(BYTES, size_bytes)
     trial.set_user_attr(REMOVED, standing.removed)

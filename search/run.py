@@ -5,27 +5,31 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from compress.heal import HealSettings
 from search.baselines import Start, few_starts, losses_of, starts
+from search.fidelity import kept_fidelity
 from search.finalists import Exam
 from search.finals import finals_of, summary_of
-from search.job import Job
+from search.job import Job, whole_range
 from search.loop import Terms, run_trials
 from search.opening import measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
 from search.progress import progress_on
-from search.rungs import SURVIVAL
+from search.rungs import DIVERGENCE
 from search.samplers import check_sampler
 from search.settings import SearchSettings, comparability
+from search.shares import Gate
 from search.stopping import Stopping
 from search.study import driver_lock, open_study
 from search.warm import best_trials, warm_starts
-from search.workbench import SIGNATURE
+from search.workbench import signature
 from space import VERSION
 from space.bins import format_bytes
 from space.files import write_whole
@@ -36,6 +40,8 @@ from space.policy import Loss
 SUMMARY = "summary.json"
 # A study of fewer trials does not measure sensitivities, which take as long as some of its trials.
 _WORTH_MEASURING = 20
+# The attribute of a study that names the proxy by which trials are stopped.
+_GATE = "gate"
 
 
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
@@ -56,12 +62,26 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         for reason in found.left_out:
             console.print(f"left out: {reason}", markup=False)
         workbench = workbench_of(settings, found, console)
-        signature = (
-            f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
-            f"|data {shared['data']}|tightfit {VERSION}"
+        measured = kept_fidelity(settings.folder, whole_range(found.ranges).name, shared)
+        gate = _gate(study, measured, console)
+        job = Job(
+            settings=settings,
+            source=source,
+            ranges=found.ranges,
+            study=study,
+            workbench=workbench,
+            exam=Exam(found.corpus, settings.directions, shared["data"]),
+            console=console,
+            fidelity=measured,
+            gate=gate,
+            signature=(
+                f"{signature(gate.proxy)}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
+                f"|data {shared['data']}|tightfit {VERSION}"
+            ),
+            shared=shared,
+            warm=warm,
+            started=started,
         )
-        exam = Exam(found.corpus, settings.directions, shared["data"])
-        job = Job(settings, source, found.ranges, study, workbench, exam, console, signature, shared, warm, started)
         _search(job)
         finals = finals_of(job)
         seconds = round(study.user_attrs.get("seconds", 0) + time.monotonic() - started, 1)
@@ -79,7 +99,7 @@ def _search(job: Job) -> None:
     heal_steps = job.settings.trial_heal_steps
     job.study.sampler = sampler_over(job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps)
     first = [start for limits in job.ranges for start in _starts(job, limits, losses)]
-    terms = Terms(job.ranges, first, job.settings.seed, job.signature, _survival(job), heal_steps)
+    terms = Terms(job.ranges, first, job.settings.seed, job.signature, job.gate.survival, heal_steps, job.gate.proxy)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
@@ -111,11 +131,14 @@ def _starts(job: Job, limits: Limits, losses: Mapping[str, Loss]) -> list[Start]
     return begin(limits, losses, heal, job.settings.trials // count, warm)
 
 
-def _survival(job: Job) -> tuple[float, ...]:
-    """Shares of trials that go on from the rungs: those of the study's own fidelity, if it was measured."""
-    measured = job.fidelity()
-    shares: tuple[float, ...] = measured["survival"] if measured else ()
-    known = f"by the fidelity of {measured['plans']} plans" if measured and shares else "the bundled model's"
-    shares = shares or SURVIVAL
-    job.console.print(f"rungs: {', '.join(f'{share:.2g}' for share in shares)} of the trials go on ({known})")
-    return shares
+def _gate(study: optuna.Study, measured: Mapping[str, Any] | None, console: Console) -> Gate:
+    """That of the study's own fidelity, if it was measured; a study keeps to the proxy it began with."""
+    if _GATE not in study.user_attrs:
+        first = measured["gate"] if measured and not study.get_trials(deepcopy=False) else DIVERGENCE
+        study.set_user_attr(_GATE, first)
+    gate, known = Gate(study.user_attrs[_GATE]), "the bundled model's"
+    if measured and measured["survival"] and measured["gate"] == gate.proxy:
+        gate, known = replace(gate, survival=measured["survival"]), f"by the fidelity of {measured['plans']} plans"
+    shares = ", ".join(f"{share:.2g}" for share in gate.survival)
+    console.print(f"rungs: by {gate.proxy} {shares} of the trials go on ({known})")
+    return gate

@@ -28,12 +28,16 @@ _FIRST_TRIALS = 6
 # finer ones most plans are behind one that is as close, and the front is plans that are smaller and far off.
 _GRAINS = 10
 _LEAST = 1e-9
+# Proxies that trials can be stopped by before they heal; by the first if nothing else is known to be better.
+GATES = ("divergence", "loss", "chrF")
+DIVERGENCE = GATES[0]
 # Complete trials from which losses are expected by what plans are made of, and the prices of weights before and then.
 _LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
 # Losses (100 - chrF) are told apart from here up, and none is expected below the best by more than this factor.
 _LEAST_LOSS, _BETTER = 0.5, 4.0
-# Attributes of trials: divergence at each rung before healing, seconds up to each rung reached; bytes; how many
-# sublayers are removed; what the plan is made of (`space.traits`); in a study over all sizes the range it keeps to.
+# Attributes of trials: divergence, or the study's other gate, at each rung before healing; seconds up to each rung
+# reached; bytes; how many sublayers are removed; what the plan is made of (`space.traits`); the range it keeps to in a
+# study over all sizes.
 DIVERGENCES, SECONDS, BYTES, REMOVED, TRAITS = "divergences", "seconds", "bytes", "removed", "traits"
 RANGE = "range"
 

@@ -1,22 +1,24 @@
-"""How many trials go on from each rung, where a study of proxies says that the default would lose the best.
+"""By which proxy trials are stopped and how many go on, where a study of proxies says that the default loses the best.
 
-The default's shares are the bundled model's (decision 0018). A few dozen plans cannot show that stricter ones would do:
-they can show that these are too strict (decision 0019).
+The default's proxy and shares are the bundled model's (decision 0018). A few dozen plans cannot show that stricter
+shares would do: they can show that these are too strict (decision 0019). A share of 1 takes a rung out.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from search.rungs import SURVIVAL, Score, promising
+from search.rungs import DIVERGENCE, SURVIVAL, Score, promising
 
 # From the default up; the last ones let every trial go on.
 LADDER = (SURVIVAL, (1 / 2, 1 / 4), (1 / 2, 1 / 2), (1.0, 1 / 4), (1.0, 1 / 2), (1.0, 1.0))
 # Points of chrF that the best plan may lose by rungs on the mean: less than one healing's noise.
 _MOST_LOST = 0.5
+# Another proxy than the default must take less than this share of its seconds: they differ by noise.
+_CHEAPER = 0.9
 # Orders that plans come in, and how often each plan comes.
 _ORDERS, _TIMES = 20, 2
 
@@ -27,6 +29,41 @@ class Ranked:
 
     rungs: tuple[Score, ...]
     loss: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The proxy that trials are stopped by, and the share that goes on from each rung."""
+
+    proxy: str = DIVERGENCE
+    survival: tuple[float, ...] = SURVIVAL
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a proxy at each rung, each from the beginning, and of healing and the last rung behind."""
+
+    rungs: tuple[float, ...]
+    last: float
+
+    def of(self, survival: Sequence[float]) -> float:
+        """Of a trial on the mean, where these shares go on."""
+        total, reach, before = 0.0, 1.0, 0.0
+        for seconds, share in zip(self.rungs, survival, strict=True):
+            total, reach, before = total + reach * max(0.0, seconds - before), reach * share, seconds
+        return total + reach * self.last
+
+
+def gate_for(plans: Mapping[str, Sequence[Ranked]], costs: Mapping[str, Cost], seed: int) -> Gate:
+    """The proxy by which a search that hardly loses the best plan costs least; `plans` and `costs` are by proxy.
+
+    The default proxy is among them; another one is much cheaper.
+    """
+    shares = {proxy: shares_for(ranked, seed) for proxy, ranked in plans.items()}
+    seconds = {proxy: costs[proxy].of(found) for proxy, found in shares.items()}
+    cheapest = min(seconds, key=lambda proxy: seconds[proxy])
+    proxy = cheapest if seconds[cheapest] < _CHEAPER * seconds[DIVERGENCE] else DIVERGENCE
+    return Gate(proxy, shares[proxy])
 
 
 def shares_for(plans: Sequence[Ranked], seed: int) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import sacrebleu
 from transformers import PreTrainedModel
 
-from compress.assembly import Assembler
+from compress.assembly import Assembled, Assembler
 from compress.facts import BankFolder, Facts
 from compress.heal import Coach, HealSettings, make_lessons
 from compress.importance import measure
@@ -34,6 +34,7 @@ from proxies.sensitivity import Measured, Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
 from proxies.translations import Translations
 from scoring.translate import DECODING, most_tokens, translate
+from search.rungs import DIVERGENCE, GATES
 from space.layout import Layout
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
@@ -49,15 +50,20 @@ TRIAL_TOLERANCE = 0.03
 TRIAL_HEALING = HealSettings()
 # Utterances of the proxy role that the first two rungs score; as many as the second scores are translated in the last.
 RUNG_UTTERANCES = (8, 48)
-SIGNATURE = (
-    f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing, {DECODING}|KL(source||candidate) before"
-    f"|{RUNG_UTTERANCES} utterances of the proxy role"
-)
+_BEFORE = {DIVERGENCE: "KL(source||candidate)"}
+
+
+def signature(gate: str) -> str:
+    """Of the scores of trials that are stopped by a proxy."""
+    return (
+        f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing, {DECODING}|{_BEFORE.get(gate, gate)} before"
+        f"|{RUNG_UTTERANCES} utterances of the proxy role"
+    )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Divergences before healing (nats a token) by rung reached, and seconds up to each rung.
+    """Divergences before healing (nats a token), or what else is the gate, by rung reached; seconds up to each rung.
 
     `loss` is what the last rung finds, 100 less chrF of translations after healing; None where one before ended it.
     """
@@ -95,14 +101,28 @@ class Workbench:
         """Divergence on utterances of the select role, on which nothing was searched and nothing trained."""
         return divergence(model, self.select.of(vocabulary))
 
-    def evaluate(self, plan: Plan, seed: int, promote: Callable[[tuple[float, ...]], bool]) -> Evaluation:
-        """Scores a plan rung by rung; `promote(divergences)`, rung by rung, says whether the next is worth its time."""
+    @property
+    def gates(self) -> dict[str, Callable[[Assembled, int, int], float]]:
+        """Proxies that run a candidate, by name: its score, of so many tokens that stay, at a rung; lower is better."""
+
+        def chrf(candidate: Assembled, vocabulary: int, rung: int) -> float:
+            return self.translations(candidate.model, vocabulary, RUNG_UTTERANCES[rung])
+
+        return dict(zip(GATES, (self.prefixes.divergence, self.prefixes.loss, chrf), strict=True))
+
+    def evaluate(
+        self, plan: Plan, seed: int, promote: Callable[[tuple[float, ...]], bool], gate: str = DIVERGENCE
+    ) -> Evaluation:
+        """Scores a plan rung by rung; `promote(scores)`, rung by rung, says whether the next is worth its time.
+
+        Before the last rung by the proxy that is the `gate`.
+        """
         started = time.monotonic()
         divergences: list[float] = []
         seconds: list[float] = []
-        candidate = self.assembler.assembled(plan)
+        candidate, scored = self.assembler.assembled(plan), self.gates[gate]
         for rung in range(len(RUNG_UTTERANCES)):
-            divergences.append(self.prefixes.divergence(candidate, plan.vocabulary, rung))
+            divergences.append(scored(candidate, plan.vocabulary, rung))
             seconds.append(time.monotonic() - started)
             if not promote(tuple(divergences)):
                 return Evaluation(tuple(divergences), tuple(seconds), None)

@@ -1,4 +1,4 @@
-"""How many trials go on: the default where it loses nothing, more where cheap scores mislead."""
+"""How many trials go on, by which proxy: the default where it loses nothing, more or another where it misleads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.rungs import SURVIVAL, Score
-from search.shares import LADDER, Ranked, lost, shares_for
+from search.rungs import GATES, SURVIVAL, Score
+from search.shares import LADDER, Cost, Gate, Ranked, gate_for, lost, shares_for
 
 PLANS = 16
 
@@ -46,3 +46,33 @@ def test_the_choice_loses_little_and_is_the_first_that_does(first: list[int], se
     found = [lost(plans, shares, seed) for shares in LADDER]
     assert [x <= 0.5 for x in found].index(True) == LADDER.index(chosen)
     assert found[-1] == 0
+
+
+RIGHT = [float(n) for n in range(PLANS)]
+WRONG = RIGHT[::-1]
+
+
+def chosen(ranks: dict[str, list[float]], seconds: dict[str, float], heal: float = 30.0) -> Gate:
+    costs = {proxy: Cost((one / 6, one), heal) for proxy, one in seconds.items()}
+    return gate_for({proxy: ranked(ranks[proxy], ranks[proxy]) for proxy in GATES}, costs, 0)
+
+
+def test_another_proxy_is_the_gate_where_the_default_misleads_and_it_does_not() -> None:
+    alike = dict.fromkeys(GATES, 1.0)
+    assert chosen(dict.fromkeys(GATES, RIGHT), alike) == Gate()
+    found = chosen({"divergence": WRONG, "loss": WRONG, "chrF": RIGHT}, {"divergence": 1.0, "loss": 1.0, "chrF": 4.0})
+    assert found == Gate("chrF", SURVIVAL)
+
+
+def test_a_proxy_that_saves_no_time_is_not_taken() -> None:
+    """Translating costs more than the healings that the default does not spare."""
+    ranks = {"divergence": WRONG, "loss": WRONG, "chrF": RIGHT}
+    assert chosen(ranks, {"divergence": 1.0, "loss": 1.0, "chrF": 90.0}).proxy == "divergence"
+    nearly = dict(zip(GATES, (1.0, 0.95, 4.0), strict=True))
+    assert chosen(dict.fromkeys(GATES, RIGHT), nearly, heal=0.0).proxy == "divergence"
+
+
+def test_seconds_of_a_trial_are_those_of_the_rungs_it_reaches() -> None:
+    cost = Cost((1.0, 5.0), 100.0)
+    assert cost.of((1.0, 1.0)) == 105.0
+    assert cost.of((0.5, 0.1)) == 1.0 + 0.5 * 4.0 + 0.05 * 100.0

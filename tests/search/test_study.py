@@ -160,8 +160,8 @@ def test_the_closing_table_has_the_fidelity_of_what_rungs_go_by(
         line = "Spearman with healed chrF on select (among the best quarter): divergence, 8 0.90 (-)"
         out = capsys.readouterr().out
         assert (line in out) == said
-        assert ("rungs: 1, 0.25 of the trials go on (by the fidelity of 8 plans)" in out) == said
-        assert ("rungs: 0.5, 0.17 of the trials go on (the bundled model's)" in out) != said
+        assert ("rungs: by divergence 1, 0.25 of the trials go on (by the fidelity of 8 plans)" in out) == said
+        assert ("rungs: by divergence 0.5, 0.17 of the trials go on (the bundled model's)" in out) != said
     assert summary_of(study_copy)["fidelity"]["spearman"] == {"divergence, 8": [0.9, None]}
 
 
@@ -170,6 +170,27 @@ def kept_key(study: Path) -> dict[str, str]:
     summary = summary_of(study)
     made_of = summary["signatures"]["loss"].partition("|model ")[2]
     return {"range": summary["range"], "signature": f"chrF|model {made_of}, format {FORMAT}"}
+
+
+def test_a_study_is_stopped_by_the_proxy_that_its_fidelity_chose_before_it_began(
+    finished: Path, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps to it whatever is measured later: scores of two proxies are not ranked beside each other."""
+    kept = kept_key(finished / "studies" / "bin2")
+    monkeypatch.chdir(tmp_path)
+    fidelity = Path("studies/bin2/fidelity/fidelity.json")
+    fidelity.parent.mkdir(parents=True)
+    for gate, trials in (("loss", 4), ("divergence", 6)):
+        fidelity.write_text(json.dumps(FIDELITY | kept | {"gate": gate}))
+        assert launch.main([*words, "--trials", str(trials)]) == 0
+        found = optuna.load_study(storage="sqlite:///studies/bin2/study.db", study_name="bin2")
+        assert found.user_attrs["gate"] == "loss"
+        assert all("|loss before|" in trial.user_attrs["signature"] for trial in found.trials)
+    before = {tuple(trial.params.items()): trial for trial in trials_of(finished / "studies" / "bin2")}
+    same = [(trial, before[key]) for trial in found.trials if (key := tuple(trial.params.items())) in before]
+    assert same
+    for here, there in same:
+        assert here.user_attrs["divergences"][0] != there.user_attrs["divergences"][0]
 
 
 FIDELITY = {
