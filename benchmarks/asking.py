@@ -23,6 +23,7 @@ from rich.console import Console
 
 from benchmarks.publish import publish, target
 from models.layouts import find_anatomy
+from search.asking import asked
 from search.baselines import least_loss_plan
 from search.loop import suggest
 from search.rungs import BYTES, DIVERGENCES, REMOVED, TRAITS
@@ -91,7 +92,7 @@ def seconds_of(study: optuna.Study, limits: Limits, proposals: int) -> float:
     found = []
     for _ in range(proposals):
         begun = time.monotonic()
-        trial = study.ask()
+        trial = asked(study)
         plan = suggest(trial, limits.layout, HEAL_STEPS)
         for name, value in attributes(limits, plan, 60.0).items():
             trial.set_user_attr(name, value)

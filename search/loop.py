@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search.asking import asked
 from search.baselines import START_KINDS, WHOLE_KINDS, Start
 from search.rungs import (
     BYTES,
@@ -89,7 +90,7 @@ def run_trials(
         study.tell(trial, state=TrialState.FAIL)
         on_trial(study.trials[trial.number])
     while _ended(study) < total and not stop():
-        _run(study, study.ask(), workbench, terms, on_trial)
+        _run(study, asked(study), workbench, terms, on_trial)
 
 
 def suggest(trial: optuna.Trial, layout: Layout, heal_steps: int) -> Plan:

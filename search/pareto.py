@@ -48,16 +48,34 @@ class ParetoSampler(BaseSampler):
     def __init__(self, samplers: Mapping[str, PlanSampler]) -> None:
         self._samplers = samplers
 
+    @property
+    def needs_trial(self) -> bool:
+        """As those of the ranges, which are of one kind."""
+        return any(sampler.needs_trial for sampler in self._samplers.values())
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """Of all parameters."""
+        return next(iter(self._samplers.values())).space()
+
+    def proposal(self, study: Study, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters of the trial of a number, and the user attributes it keeps, its range among them."""
+        name = self._turn(number)
+        params, kept = self._samplers[name].proposal(RangeStudy(study, name), number)
+        return params, {**kept, RANGE: name}
+
+    def _turn(self, number: int) -> str:
+        names = list(self._samplers)
+        return names[number // _IN_A_ROW % len(names)]
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return next(iter(self._samplers.values())).infer_relative_search_space(study, trial)
+        return self.space()
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         if "fixed_params" in trial.system_attrs:
             return dict(trial.system_attrs["fixed_params"])
-        names = list(self._samplers)
-        name = names[trial.number // _IN_A_ROW % len(names)]
+        name = self._turn(trial.number)
         study._storage.set_trial_user_attr(trial._trial_id, RANGE, name)
         return self._samplers[name].propose(RangeStudy(study, name), trial)
 

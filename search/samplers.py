@@ -12,7 +12,7 @@ from typing import Any
 from optuna import Study, create_study
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.baselines import least_loss_plan
 from search.judge import Judge
@@ -72,6 +72,8 @@ class PlanSampler(BaseSampler):
     taken up proposes what an undisturbed one does; quasi-random points (qmc) are counted, and a kill may skip one.
     """
 
+    needs_trial = False
+
     def __init__(self, limits: Limits, seed: int, heal_steps: int) -> None:
         self._limits = limits
         self._seed = seed
@@ -94,6 +96,19 @@ class PlanSampler(BaseSampler):
             if encode(plan, self._limits.layout) not in tried:
                 break
         return plan, kept
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """Of all parameters."""
+        return self._space
+
+    def proposal(self, study: Study, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters of the trial of a number, and the user attributes it keeps; of samplers that need no trial."""
+        assert not self.needs_trial
+        trial = create_trial(state=TrialState.RUNNING)
+        trial.number = number
+        seen = study if isinstance(study, SeenStudy) else SeenStudy(study)
+        plan, kept = self._proposed(seen, trial, trial_seed(self._seed, number))
+        return encode(plan, self._limits.layout), kept
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self._space
@@ -125,8 +140,10 @@ class PlanSampler(BaseSampler):
 class RepairingSampler(PlanSampler):
     """Lets a sampler of Optuna's propose, and repairs the proposal into the limits.
 
-    It is made anew for each trial: samplers that keep what they know in the study lose nothing by it.
+    It is made anew for each trial: samplers that keep what they know in the study, or in trials, lose nothing by it.
     """
+
+    needs_trial = True
 
     def __init__(self, make_inner: Callable[[int], BaseSampler], limits: Limits, seed: int, heal_steps: int) -> None:
         super().__init__(limits, seed, heal_steps)
@@ -146,6 +163,8 @@ class SwapSampler(RepairingSampler):
     Its narrowing of candidates over stages is what rungs do. Only trials that went through all of them are built on.
     Plans are healed for as long as trials can; before any is complete they are drawn at random.
     """
+
+    needs_trial = False
 
     def __init__(self, limits: Limits, seed: int, heal_steps: int) -> None:
         super().__init__(SAMPLERS["random"], limits, seed, heal_steps)
