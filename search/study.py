@@ -87,7 +87,7 @@ def _storage(url: str) -> Iterator[RDBStorage]:
     # A locked database is waited for, a moment only: a person is watching.
     arguments = {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {}
     try:
-        storage = RDBStorage(url, engine_kwargs=arguments)
+        storage = RDBStorage(_with_driver(url), engine_kwargs=arguments)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
         raise UserError(
             f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db or postgresql://host/name"
@@ -101,6 +101,12 @@ def _storage(url: str) -> Iterator[RDBStorage]:
         # SQLite puts its log into the file once the last connection is closed
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _with_driver(url: str) -> str:
+    """PostgreSQL through the driver that is among the pins, unless the URL names one."""
+    plain = "postgresql://"
+    return f"postgresql+pg8000://{url.removeprefix(plain)}" if url.startswith(plain) else url
 
 
 def _log_ahead(connection: sqlite3.Connection, _record: object) -> None:
@@ -136,10 +142,19 @@ def _storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        reason = first_line(error.__cause__ or error)
+        reason = _reason(error.__cause__ or error)
         raise UserError(
             f"storage {url}: {reason}; finished trials are kept, run the same command when it is mended"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what a database said; PostgreSQL's driver hands on the fields of its message."""
+    for one in (error.__cause__, error):
+        fields = one.args[0] if one is not None and one.args else None
+        if isinstance(fields, dict) and "M" in fields:
+            return str(fields["M"])
+    return first_line(error)
 
 
 @contextmanager

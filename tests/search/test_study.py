@@ -403,7 +403,9 @@ def test_bad_input_is_one_line_and_touches_no_study(
     assert not (tmp_path / "studies").exists()
 
 
-@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/such/folder/x.db", "oracle9://x/y"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "sqlite:////no/such/folder/x.db", "oracle9://x/y", "postgresql://nobody@127.0.0.1:1/trials"]
+)
 def test_a_wrong_storage_is_one_line(
     url: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
