@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from compress.heal import HealSettings
+from models.devices import computing, current
 from models.loading import Source
 from search.baselines import losses_of, starts
 from search.fidelity import kept_fidelity
@@ -59,6 +60,11 @@ class Job:
 
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     """Runs or resumes the study to its total and returns what summary.json holds. Raises UserError for mistakes."""
+    with computing(settings.compute):
+        return _searched(settings, console)
+
+
+def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     check_sampler(settings.sampler)
     found = opened(settings)
@@ -75,7 +81,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
         workbench = workbench_of(settings, found, console)
         signature = (
             f"{SIGNATURE}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
-            f"|data {shared['data']}|tightfit {VERSION}"
+            f"|data {shared['data']}|tightfit {VERSION}{current().signature}"
         )
         exam = Exam(found.corpus, settings.directions, shared["data"])
         job = Job(settings, source, limits, study, workbench, exam, console, signature, shared, warm, started)
