@@ -22,7 +22,7 @@ from models.devices import HOST, Compute, computing
 
 ELSEWHERE = torch.device("lazy", 0)
 # These read or write across.
-_CROSSING = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+_CROSSING = (torch.ops.aten.copy_, torch.ops.aten._to_copy, torch.ops.aten.to)
 
 
 class Away(Tensor):
@@ -78,30 +78,35 @@ class _Everything(TorchDispatchMode):
 
 
 def _carried_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
-    asked = kwargs.get("device")
-    there = any(isinstance(x, Away) for x in given) if asked is None else torch.device(asked).type == ELSEWHERE.type
-    if func not in _CROSSING and any(isinstance(x, Away) for x in given):
+    leaves = list(tree_iter((args, kwargs)))
+    given = [x for x in leaves if isinstance(x, Tensor)]
+    away = any(isinstance(x, Away) for x in given)
+    asked = next((x for x in leaves if isinstance(x, torch.device)), None)
+    if away and func.overloadpacket not in _CROSSING:
         strays = [x for x in given if not isinstance(x, Away) and x.dim()]
         if strays:
             raise RuntimeError(
                 f"{func}: {len(strays)} of {len(given)} tensors are in host memory, the others elsewhere"
             )
-    if there and asked is not None:
-        kwargs = {**kwargs, "device": HOST}
     known = {id(x.held) if isinstance(x, Away) else id(x): x for x in given}
-    found = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+    found = func(*tree_map(_at_home, args), **tree_map(_at_home, kwargs))
+    there = away if asked is None else asked.type == ELSEWHERE.type
 
     def placed(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
-        # what was changed in place is what was given
-        return known[id(x)] if id(x) in known and asked is None else Away(x) if there else x
+        same = known.get(id(x))
+        # what was changed in place, or is there already, is what was given
+        if same is not None and (asked is None or isinstance(same, Away) == there):
+            return same
+        return Away(x) if there else x
 
     return tree_map(placed, found)
 
 
-def _held(x: Any) -> Any:
+def _at_home(x: Any) -> Any:
+    if isinstance(x, torch.device) and x.type == ELSEWHERE.type:
+        return HOST
     return x.held if isinstance(x, Away) else x
 
 
