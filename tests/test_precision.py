@@ -1,8 +1,10 @@
 """Half precision: what the pipeline computes of the bundled model on the CPU is close to what it is in 32 bits.
 
-bfloat16 has 8 bits of mantissa: a logit around 10 is off by up to 0.03, at random. That adds some 1e-4 nats to a
-divergence and moves it by a few hundredths of itself, where plans that neighbour in rate (2 bits and 1.6, say) are a
-factor apart; so ranks are kept but for ties. Hence the tolerances: a tenth, and 0.002 nats for the source itself.
+bfloat16 has 8 bits of mantissa, so a logit around 10 is off by up to 0.03, at random: one candidate diverges by 0.1744
+for 0.1740, the source from itself by 6e-7, and the tolerances are ten times that. A candidate that was made in half
+precision, too, is another one: moments that differ in their third digit, and weights that were trained by other
+gradients, round to other symbols, of which few bits leave few right ones. It diverges by 0.200 for 0.174, healed by
+0.041 for 0.054; what is asked is that neither is half as far or twice as close.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from compress.assembly import Assembler
 from compress.heal import Coach, HealSettings, Lesson, make_lessons
 from compress.importance import Hessians, measure
 from compress.pipeline import Bank, compress
+from compress.prune import blocks_of, tower_of
 from compress.shelf import Shelf
 from compress.vocabulary import Curriculum
 from corpora.roles import BUNDLED as CORPUS
@@ -72,8 +75,8 @@ def half(source: Source, heard: list[Example]) -> Carried:
 
 
 def _plan(source: Source) -> Plan:
-    """Two bits for everything, and a layer of the decoder less."""
-    plan = uniform_plan(source.layout, Coded(2.0))
+    """Bits that leave a divergence of about a nat for everything, and a layer of the decoder less."""
+    plan = uniform_plan(source.layout, Coded(1.2))
     gone = replace(plan.decoder[2], attention=REMOVED, ffn=REMOVED)
     return replace(plan, decoder=(*plan.decoder[:2], gone, *plan.decoder[3:]))
 
@@ -83,11 +86,15 @@ def _carried(source: Source, heard: list[Example]) -> Carried:
     lessons = make_lessons(source.model, rows)
     found = measure(source.model, uniform_plan(source.layout, WHOLE), batches(rows, 2, pad_token(source.model)))
     # nothing is narrowed, so any order will do
-    orders = {name: torch.arange(hessians[-1].columns) for name, hessians in found.hessians.items()}
+    orders = {
+        name: torch.arange(hessians[-1].columns // blocks_of(name, tower))
+        for name, hessians in found.hessians.items()
+        if (tower := tower_of(name, source.layout))
+    }
     bank = Bank(found.hessians, orders, found.behind, Curriculum(lessons, source.vocabulary))
-    candidate = Assembler(source, bank, Shelf(), 0.03).assembled(plan)
+    candidate = Assembler(source, bank, Shelf(), 0.1).assembled(plan)
     coach = Coach(0, HealSettings(batch_rows=8, fewest_through=1))
-    healed = compress(source, replace(plan, heal=Heal(4, 0, 1.0)), bank, seed=0, coach=coach, tolerance=0.03).model
+    healed = compress(source, replace(plan, heal=Heal(4, 0, 1.0)), bank, seed=0, coach=coach, tolerance=0.1).model
     scores = {
         "assembled": divergence(candidate.model, lessons),
         "from prefixes": Prefixes(source.layout, bank.curriculum, (4,), 2).divergence(candidate, plan.vocabulary, 0),
@@ -99,8 +106,16 @@ def _carried(source: Source, heard: list[Example]) -> Carried:
 
 @pytest.mark.parametrize("what", ["assembled", "from prefixes", "healed"])
 def test_divergences_are_those_of_full_precision(full: Carried, half: Carried, what: str) -> None:
+    """Though other digits of the Hessians round to other symbols."""
     assert half.scores[what] != full.scores[what], "it was computed in half precision"
-    assert half.scores[what] == pytest.approx(full.scores[what], rel=0.1)
+    assert half.scores[what] == pytest.approx(full.scores[what], rel=0.5)
+
+
+def test_the_divergence_of_one_candidate_is_that_of_full_precision(full: Carried) -> None:
+    with computing(HALF):
+        found = divergence(full.candidate, full.lessons)
+    assert found != full.scores["assembled"], "it was computed in half precision"
+    assert found == pytest.approx(full.scores["assembled"], rel=0.02)
 
 
 def test_healing_helps_as_much(full: Carried, half: Carried) -> None:
