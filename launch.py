@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from compress.export import FORMS, export
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, ROLES
+from models.devices import PRECISIONS, compute_of
 from search.adapting import AdaptationSettings, run_adaptation
 from search.banking import BankSettings, run_bank
 from search.fidelity import FidelitySettings, run_fidelity
@@ -108,7 +109,6 @@ def _search(options: argparse.Namespace) -> Shown:
         storage=options.storage,
         sampler=options.sampler,
         warm_start=options.warm_start,
-        device=options.device,
         pareto=options.pareto,
         finalists=_finalists(options),
         recombined=options.recombined,
@@ -140,6 +140,8 @@ def _search_settings(options: argparse.Namespace, **more: Any) -> SearchSettings
         rates=options.rates,
         bank=Path(options.bank),
         bank_size=options.bank_size,
+        device=options.device,
+        precision=options.precision,
         **more,
     )
 
@@ -155,7 +157,14 @@ def _default_name(options: argparse.Namespace) -> str:
 def _evaluate(options: argparse.Namespace) -> Shown:
     data = Path(options.data) if options.data else BUNDLED_CORPUS
     return (
-        evaluate_folder(_folder(options), data, _directions(options), options.role, options.batch_size),
+        evaluate_folder(
+            _folder(options),
+            data,
+            _directions(options),
+            options.role,
+            options.batch_size,
+            compute=compute_of(options.device, options.precision),
+        ),
         print_evaluation,
     )
 
@@ -190,6 +199,8 @@ def _adapt(options: argparse.Namespace) -> Shown:
         rate=options.rate,
         batch_rows=options.batch_rows,
         seed=options.seed,
+        device=options.device,
+        precision=options.precision,
     )
     return run_adaptation(settings, Console(stderr=options.json)), print_adaptation
 
@@ -202,6 +213,8 @@ def _compress(options: argparse.Namespace) -> Shown:
         data=Path(options.data) if options.data else BUNDLED_CORPUS,
         directions=_directions(options),
         utterances=options.utterances,
+        device=options.device,
+        precision=options.precision,
     )
     return run_streaming(settings, Console(stderr=options.json)), print_streaming
 
@@ -214,6 +227,8 @@ def _bank(options: argparse.Namespace) -> Shown:
         rates=options.rates,
         bank=Path(options.bank),
         bank_size=options.bank_size,
+        device=options.device,
+        precision=options.precision,
     )
     return run_bank(settings, Console(stderr=options.json)), print_bank
 
@@ -272,6 +287,7 @@ class _Shared:
     rated: argparse.ArgumentParser
     pinned: argparse.ArgumentParser
     banked: argparse.ArgumentParser
+    computed: argparse.ArgumentParser
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -324,13 +340,22 @@ def _shared() -> _Shared:
         metavar="SIZE",
         help="the most it takes for a model and data; what was not asked for the longest time goes (%(default)s)",
     )
-    return _Shared(common, data, counted, rated, pinned, banked)
+    computed = argparse.ArgumentParser(add_help=False)
+    computed.add_argument(
+        "--device", default="auto", help="where models run: cpu, cuda, cuda:N; auto takes a GPU if any (%(default)s)"
+    )
+    computed.add_argument(
+        "--precision",
+        default="auto",
+        help=f"of forward passes: {', '.join(PRECISIONS)}; auto is bfloat16 on a GPU that has it (%(default)s)",
+    )
+    return _Shared(common, data, counted, rated, pinned, banked, computed)
 
 
 def _add_search(commands: Any, shared: _Shared) -> None:
     search = commands.add_parser(
         "search",
-        parents=[shared.common, shared.data, shared.pinned, shared.banked],
+        parents=[shared.common, shared.data, shared.pinned, shared.banked, shared.computed],
         help="find the best model that fits (default command)",
         description="Search for the best model that fits a bin or a size, and store it.",
         epilog=_EXAMPLES,
@@ -375,12 +400,6 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         "by the uncompressed model (%(default)s; 0 for none)",
     )
     search.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
-    search.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu"),
-        help="where to compute; GPUs are not used yet (%(default)s)",
-    )
 
 
 def _add_trial_heal_steps(command: argparse.ArgumentParser) -> None:
@@ -406,7 +425,7 @@ def _add_bound(command: argparse.ArgumentParser, *, pareto: bool = False) -> Non
 def _add_fidelity(commands: Any, shared: _Shared) -> None:
     measured = commands.add_parser(
         "fidelity",
-        parents=[shared.common, shared.data, shared.pinned, shared.banked],
+        parents=[shared.common, shared.data, shared.pinned, shared.banked, shared.computed],
         help="how well the cheap scores rank plans",
         description="Score plans, half of them random, half near where a search ends, by every cheap score on as many "
         "utterances as each rung has; then translate the select role with them, unhealed and healed. Prints how well "
@@ -427,7 +446,7 @@ def _add_fidelity(commands: Any, shared: _Shared) -> None:
 def _add_bank(commands: Any, shared: _Shared) -> None:
     bank = commands.add_parser(
         "bank",
-        parents=[shared.common, shared.data, shared.rated, shared.banked],
+        parents=[shared.common, shared.data, shared.rated, shared.banked, shared.computed],
         help="make ahead what trials are put together from",
         description="Prune, compensate and quantise every sublayer and table at every option, so that trials need not. "
         "What is there stays; after an interruption the same command goes on. Searches do without: they make what they "
@@ -460,7 +479,7 @@ def _add_plan(commands: Any, shared: _Shared) -> None:
 def _add_adapt(commands: Any, shared: _Shared) -> None:
     adapt = commands.add_parser(
         "adapt",
-        parents=[shared.common, shared.data],
+        parents=[shared.common, shared.data, shared.computed],
         help="train the model on the task before it is compressed",
         description="Train the uncompressed model on the references of the role calibrate; the state with the lowest "
         "loss on the role select is kept. The folder is then given to search with --model.",
@@ -482,7 +501,7 @@ def _add_adapt(commands: Any, shared: _Shared) -> None:
 def _add_compress(commands: Any, shared: _Shared) -> None:
     compress = commands.add_parser(
         "compress",
-        parents=[shared.common, shared.data],
+        parents=[shared.common, shared.data, shared.computed],
         help="carry one plan out, a layer at a time: for models that memory does not hold",
         description="Carry a plan out without a search and without healing. The source is read, treated and written a "
         "layer at a time: host memory stays under three of its largest layers in float32 and 2 GiB. After an "
@@ -501,7 +520,7 @@ def _add_compress(commands: Any, shared: _Shared) -> None:
 def _add_evaluate(commands: Any, shared: _Shared) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        parents=[shared.common, shared.data],
+        parents=[shared.common, shared.data, shared.computed],
         help="translate and score a checkpoint or a model",
         formatter_class=_STYLE,
     )

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from compress.heal import _order, _targets
 from models.anatomy import audio_tower
+from models.devices import device_of
 from models.inputs import Row, batches, make_batch, target_logits
 from models.loading import pad_token
 from space.errors import UserError
@@ -90,7 +91,7 @@ def adapt(
     for step in range(state.step, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.peak_rate * min((step + 1) / max(1, settings.steps // 10), 1 - step / settings.steps)
-        batch = make_batch(batches_of_rows[step], pad)
+        batch = make_batch(batches_of_rows[step], pad).to(device_of(model))
         loss = nn.functional.cross_entropy(target_logits(model, batch), batch.targets)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -150,7 +151,8 @@ def _batches(rows: Sequence[Row], settings: AdaptSettings) -> list[list[Row]]:
 def mean_loss(model: PreTrainedModel, rows: Sequence[Row], batch_rows: int) -> float:
     """Mean cross-entropy of the references, nats a token."""
     total, tokens = 0.0, 0
-    for batch in batches(rows, batch_rows, pad_token(model)):
+    for made in batches(rows, batch_rows, pad_token(model)):
+        batch = made.to(device_of(model))
         total += nn.functional.cross_entropy(target_logits(model, batch), batch.targets, reduction="sum").item()
         tokens += len(batch.targets)
     return total / tokens
@@ -184,7 +186,9 @@ def _restore(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimiz
     _put(trained, {name: start.tensors[f"now/{name}"] for name in trained})
     for name, parameter in trained.items():
         if f"first/{name}" in start.tensors:
-            moments = {key: start.tensors[f"{short}/{name}"].clone() for short, key in _MOMENTS.items()}
+            moments = {
+                key: start.tensors[f"{short}/{name}"].to(parameter.device, copy=True) for short, key in _MOMENTS.items()
+            }
             optimizer.state[parameter] = {"step": torch.tensor(float(start.step)), **moments}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.gptq import Hessian
+from compress.gptq import Hessian, moved
 from compress.pipeline import Bank
 from compress.prune import Refit, blocks_of, compensated, kept_columns, kept_of, removed_behind, rows_of, tower_of
 from compress.recent import Recent
@@ -24,13 +24,14 @@ from compress.shelf import Piece, Shelf
 from compress.units import bias, encode_matrix, matrix, stored_values, weight
 from models import modeling_tightfit as reader
 from models.anatomy import Place, decoder, places, tied
+from models.devices import HOST, device_of
 from models.loading import Source, renumber_ids
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 from space.size import Unit, units
 
-# Of decoded pieces in memory.
-_DECODED_BYTES = 2 * 10**9
+# Of decoded pieces, and of Hessians, where the model is.
+_DECODED_BYTES, _NEAR_BYTES = 2 * 10**9, 4 * 10**9
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def _parts(place: Place) -> tuple[_Part, ...]:
 class Assembler:
     """Puts plans together from pieces; what is on no shelf is pruned, compensated and quantised on the way.
 
-    A coded matrix takes up to a share `tolerance` less than its rate allows.
+    A coded matrix takes up to a share `tolerance` less than its rate allows. Pieces are in host memory, and what they
+    are made of and decoded to where the source's model is.
     """
 
     def __init__(self, source: Source, bank: Bank, shelf: Shelf, tolerance: float) -> None:
@@ -87,6 +89,8 @@ class Assembler:
         self._decoded: Recent[str, tuple[nn.Parameter, ...]] = Recent(_DECODED_BYTES)
         self._holds: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
         self._narrowed: tuple[tuple[str, int], Hessian] | None = None
+        self._near: Recent[str, tuple[Hessian, ...]] = Recent(_NEAR_BYTES)
+        self._device = device_of(source.model)
 
     @torch.no_grad()
     def assembled(self, plan: Plan) -> Assembled:
@@ -167,8 +171,9 @@ class Assembler:
         if found is None:
             piece = self._piece(name, unit, part, plan)
             shapes = [weight(module).shape for module in part.matrices]
-            matrices = [stored_values(x).view(shape) for x, shape in zip(piece.matrices, shapes, strict=True)]
-            values = (*matrices, *(vector.float() for vector in piece.vectors))
+            found_matrices = (stored_values(x, self._device) for x in piece.matrices)
+            matrices = [x.view(shape) for x, shape in zip(found_matrices, shapes, strict=True)]
+            values = (*matrices, *(vector.to(self._device).float() for vector in piece.vectors))
             found = tuple(nn.Parameter(x, requires_grad=False) for x in values)
             self._decoded.put(name, found, sum(x.nbytes for x in values))
         return found
@@ -178,13 +183,13 @@ class Assembler:
 
     def _made(self, unit: Unit, part: _Part, plan: Plan) -> Piece:
         """A piece of a unit, from the source's weights."""
-        whole, hessians = self._whole[unit.name], self.bank.hessians[unit.name]
+        whole, hessians = self._whole[unit.name], self._hessians(unit.name)
         place = _parts(whole)[int(part.last)]
         tower = tower_of(unit.name, self.source.layout)
         if tower is None:
             return self._made_table(unit, place, plan)
         kept, block = kept_of(unit.name, plan), blocks_of(unit.name, tower)
-        columns = kept_columns(self.bank.orders[unit.name], kept, block)
+        columns = kept_columns(self.bank.orders[unit.name], kept, block).to(self._device)
         norms = [vector for norm in place.norms for vector in norm.parameters()]
         if not part.last:
             rows = rows_of(whole, tower, columns)
@@ -195,16 +200,16 @@ class Assembler:
         run, last = removed_behind(unit.name, plan), place.matrices[0]
         refit = Refit(matrix(last), bias(last))
         if run or len(columns) < hessians[-1].columns:
-            gone = self.bank.behind[unit.name].of(len(run)) if run else None
+            gone = self.bank.behind[unit.name].of(len(run)).to(self._device) if run else None
             refit = compensated(refit.matrix, hessians[-1], columns, bias=refit.bias, gone=gone)
         narrowed = self._narrow(unit.name, hessians[-1], columns)
         return self._encoded(unit, place, [refit.matrix], (narrowed,) * len(whole.matrices), [refit.bias])
 
     def _made_table(self, unit: Unit, part: _Part, plan: Plan) -> Piece:
         """A unit that is no sublayer; of embedding and lm_head the rows of the tokens that stay."""
-        matrices, hessians = [matrix(module) for module in part.matrices], self.bank.hessians.get(unit.name, ())
+        matrices, hessians = [matrix(module) for module in part.matrices], self._hessians(unit.name)
         if unit.name in ("embedding", "lm_head") and plan.vocabulary < self.source.vocabulary.rows:
-            rows = torch.tensor(self.source.vocabulary.kept(plan.vocabulary))
+            rows = torch.tensor(self.source.vocabulary.kept(plan.vocabulary)).to(self._device)
             matrices = [matrices[0][rows]]
             hessians = (hessians[0].of(rows),) if unit.name == "embedding" else hessians
         return self._encoded(unit, part, matrices, hessians, reader.vectors(part.matrices, part.norms))
@@ -221,7 +226,15 @@ class Assembler:
             encode_matrix(values, unit, part.first + i, hessians[part.first + i], self.tolerance)
             for i, values in enumerate(matrices)
         ]
-        return Piece(tuple(stored), tuple(x.detach().bfloat16() for x in vectors if x is not None))
+        return Piece(tuple(stored), tuple(x.detach().bfloat16().to(HOST) for x in vectors if x is not None))
+
+    def _hessians(self, name: str) -> tuple[Hessian, ...]:
+        """Of a unit's matrices, where the model is; the last ones are kept, so that options share their factors."""
+        found = self._near.get(name)
+        if found is None:
+            found = moved(self.bank.hessians.get(name, ()), self._device)
+            self._near.put(name, found, sum(one.moments.nbytes for one in dict.fromkeys(found)))
+        return found
 
     def _narrow(self, name: str, hessian: Hessian, columns: Tensor) -> Hessian:
         """The Hessian of the columns that stay; the last one is kept, so that neighbouring rates share its factor."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from compress.units import UnitWeights, to_bytes
 from models.anatomy import carve
+from models.devices import current
 from models.loading import Source, check_tokenizer, empty_model, load_processor, read_layout, tensor_shapes
 from models.modeling_tightfit import PLAN, WEIGHTS, check_sums, fill
 from models.packaging import summed
@@ -115,8 +116,12 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Plan]:
 
 
 def load_translator(folder: Path) -> tuple[PreTrainedModel, Any]:
-    """The model of a checkpoint and the processor stored with it. Raises UserError where either is not whole."""
+    """The model of a checkpoint, on the current device, and the processor stored with it.
+
+    Raises UserError where either is not whole.
+    """
     model, _ = load_checkpoint(folder)
+    model = model.to(current().device)
     processor = load_processor(folder)
     check_tokenizer(processor, model, folder)
     return model, processor

@@ -55,6 +55,10 @@ class CodedMatrix:
         found = coded_values(self.symbols, self.step, self.of_rows, self.of_columns, self.grid)
         return found.T.contiguous() if self.transposed else found
 
+    def to(self, device: torch.device) -> CodedMatrix:
+        symbols, of_rows, of_columns = (x.to(device) for x in (self.symbols, self.of_rows, self.of_columns))
+        return replace(self, symbols=symbols, of_rows=of_rows, of_columns=of_columns)
+
     @cached_property
     def size_bytes(self) -> int:
         """An upper bound of the stream's bytes, a few above what it takes."""

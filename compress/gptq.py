@@ -6,7 +6,7 @@ rates of one matrix are rows of one visit, and one factorisation serves them all
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,8 +53,15 @@ class Hessian:
         """Mean of the diagonal, a little above zero."""
         return float(self.diagonal.double().mean()) + 1e-28
 
+    def to(self, device: torch.device) -> Hessian:
+        """On a device; where it is there already itself, with what was computed of it."""
+        if self.moments.device == device:
+            return self
+        return Hessian(self.moments.to(device), None if self.mean is None else self.mean.to(device))
+
     def of(self, columns: Tensor) -> Hessian:
         """What the inputs that stay have."""
+        columns = columns.to(self.moments.device)
         moments = self.moments[columns][:, columns] if self.moments.dim() == 2 else self.moments[columns]
         return Hessian(moments, None if self.mean is None else self.mean[columns])
 
@@ -106,6 +113,13 @@ class Hessian:
         if twins:
             found.append(f"{name}: {twins} of {self.columns} input channels repeat another")
         return found
+
+
+def moved(hessians: Iterable[Hessian], device: torch.device) -> tuple[Hessian, ...]:
+    """Hessians on a device; those that are one object stay one."""
+    hessians = tuple(hessians)
+    there = {id(one): one.to(device) for one in dict.fromkeys(hessians)}
+    return tuple(there[id(one)] for one in hessians)
 
 
 def inverse_factor(moments: Tensor, damping: float, order: Tensor | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from compress.predictions import Predictions, joined, predictions_of
 from compress.resume import TrainingFile, restore, state_of
+from models.devices import HOST, device_of
 from models.inputs import MOST_POSITIONS, Row, by_length, make_batch, outputs
 from models.loading import pad_token
 from space.plan import Heal
@@ -55,7 +56,7 @@ class Lesson:
 
     `source_tokens` is how many tokens the target has in the source's vocabulary. `hidden` (tokens, hidden) are the
     source's last states for the target, None where it is spelt otherwise, and `audio` (audio tokens, hidden) is its
-    projected audio, None where there is none.
+    projected audio, None where there is none. All is in host memory.
     """
 
     row: Row
@@ -187,18 +188,19 @@ def distillation_loss(model: PreTrainedModel, lessons: Sequence[Lesson], pad: in
 
     A state's error is its squared distance from the source's over the source's power.
     """
-    batch = make_batch([lesson.row for lesson in lessons], pad)
+    device = device_of(model)
+    batch = make_batch([lesson.row for lesson in lessons], pad).to(device)
     found = outputs(model, batch)
     student = found.logits.log_softmax(-1)
-    divergence = joined([lesson.teacher for lesson in lessons]).divergence(student) / len(student)
+    divergence = joined([lesson.teacher for lesson in lessons]).to(device).divergence(student) / len(student)
     references = nn.functional.nll_loss(student, batch.targets)
     loss = (1 - settings.reference_share) * divergence + settings.reference_share * references
     audio = list({id(x.row.speech): x.audio for x in lessons if x.audio is not None}.values())
     if audio and found.audio is not None:
-        loss = loss + settings.state_weight * _relative_error(found.audio, torch.cat(audio))
+        loss = loss + settings.state_weight * _relative_error(found.audio, torch.cat(audio).to(device))
     hidden = [lesson.hidden for lesson in lessons if lesson.hidden is not None]
     if len(hidden) == len(lessons):
-        loss = loss + settings.state_weight * _relative_error(found.hidden, torch.cat(hidden))
+        loss = loss + settings.state_weight * _relative_error(found.hidden, torch.cat(hidden).to(device))
     return loss
 
 
@@ -214,13 +216,13 @@ def make_lessons(source: PreTrainedModel, rows: Sequence[Row], most_positions: i
     for indices in by_length(rows, most_positions):
         chosen = [rows[i] for i in indices]
         batch = make_batch(chosen, pad)
-        found = outputs(source, batch)
+        found = outputs(source, batch.to(device_of(source)))
         lengths = [len(row.target) for row in chosen]
-        parts = predictions_of(found.logits.log_softmax(-1)).split(lengths)
-        hidden = torch.split(found.hidden, lengths)
+        parts = predictions_of(found.logits.log_softmax(-1)).to(HOST).split(lengths)
+        hidden = torch.split(found.hidden.to(HOST), lengths)
         heard: list[Tensor | None] = [None] * len(chosen)
         if batch.speech is not None and found.audio is not None:
-            audio = torch.split(found.audio, batch.speech.audio_tokens.tolist())
+            audio = torch.split(found.audio.to(HOST), batch.speech.audio_tokens.tolist())
             kept = [states.clone() for states in audio]
             heard = [kept[i] for i in batch.speech.of_row.tolist()]
         for i, row, part, states, sound in zip(indices, chosen, parts, hidden, heard, strict=True):

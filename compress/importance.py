@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compress.gptq import Hessian
+from compress.gptq import Hessian, moved
 from compress.units import matrix, weight
 from models.anatomy import Place, places
+from models.devices import HOST, device_of, in_full
 from models.inputs import Batch, target_logits
 from space.plan import Plan
 
@@ -33,6 +34,7 @@ class Sum:
         self.module, self.count = module, 0
         self.moments, self.first = torch.zeros(()), torch.zeros(())
 
+    @in_full
     def add(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         seen = inputs[0].detach()
         if seen.is_floating_point():
@@ -56,7 +58,7 @@ class Sum:
         if isinstance(self.module, nn.Embedding):
             # Laplace's rule: what calibration did not say is said sometimes
             rows = len(weight(self.module))
-            return Hessian((self.moments + torch.ones(rows)) / (self.count + rows))
+            return Hessian((self.moments + torch.ones(rows, device=self.moments.device)) / (self.count + rows))
         if not self.count:
             columns = weight(self.module)[0].numel()
             return Hessian(torch.eye(columns), torch.zeros(columns))
@@ -69,6 +71,9 @@ class Added:
 
     moments: Tensor
     mean: Tensor
+
+    def to(self, device: torch.device) -> Added:
+        return Added(self.moments.to(device), self.mean.to(device))
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class _Crossed:
             if name in self.moments:
                 later = names[index + 1 :][: self.reach]
                 means = torch.stack([self.outputs[other] / self.count for other in later])
-                yield name, Behind(self.moments[name] / self.count, means)
+                yield name, Behind((self.moments[name] / self.count).to(HOST), means.to(HOST))
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,8 @@ class Measured:
 def measure(model: PreTrainedModel, plan: Plan, batches: Iterable[Batch]) -> Measured:
     """Hessians of all matrices of a model carved by a plan, and what is behind its sublayers.
 
-    Padded positions count like others: batches of one utterance have few. Raises UserError where inputs hold NaN.
+    Summed where the model is, and then in host memory. Padded positions count like others: batches of one utterance
+    have few. Raises UserError where inputs hold NaN.
     """
     sums: dict[str, tuple[Sum, ...]] = {}
     towers: dict[str, _Crossed] = {}
@@ -156,10 +162,10 @@ def measure(model: PreTrainedModel, plan: Plan, batches: Iterable[Batch]) -> Mea
                 seen = towers.setdefault(tower, _Crossed(reach)).hook(place.name)
                 hooks.callback(place.matrices[-1].register_forward_hook(seen).remove)
         for batch in batches:
-            target_logits(model, batch)
+            target_logits(model, batch.to(device_of(model)))
             for tower_sums in towers.values():
                 tower_sums.add()
-    hessians = {name: hessians_of(running) for name, running in sums.items()}
+    hessians = {name: moved(hessians_of(running), HOST) for name, running in sums.items()}
     behind = {name: found for tower_sums in towers.values() for name, found in tower_sums.behind()}
     found = [line for name, of in hessians.items() for one in dict.fromkeys(of) for line in one.findings(name)]
     return Measured(hessians, behind, tuple(found))

@@ -46,12 +46,15 @@ class Predictions:
         """Of all tokens (predictions, vocabulary), as far as they are known one by one."""
         if self.ids is None:
             return self.logs.exp()
-        return torch.zeros(len(self), vocabulary).scatter_(1, self.ids.long(), self.logs.exp())
+        return self.logs.new_zeros(len(self), vocabulary).scatter_(1, self.ids.long(), self.logs.exp())
 
     def split(self, lengths: Sequence[int]) -> list[Predictions]:
         """Consecutive predictions, so many each."""
         parts = [torch.split(x, list(lengths)) if x is not None else (None,) * len(lengths) for x in self._tensors()]
         return [Predictions(logs, ids, rest) for logs, ids, rest in zip(*parts, strict=True) if logs is not None]
+
+    def to(self, device: torch.device) -> Predictions:
+        return Predictions(*(x.to(device) if x is not None else None for x in self._tensors()))  # type: ignore[arg-type]
 
     def copied(self) -> Predictions:
         """With tensors that share no memory with others."""

@@ -20,6 +20,7 @@ from compress.gptq import Hessian
 from compress.importance import Added, Behind, Hessians
 from compress.units import bias, biases, matrix, weight
 from models.anatomy import Place, carved_copy, places
+from models.devices import device_of
 from models.loading import Source, renumber_ids
 from space.choices import PARTS
 from space.layout import Layout, Tower
@@ -37,7 +38,7 @@ def removal_order(output: Tensor, hessian: Hessian, block: int) -> Tensor:
     weights = output.double().clone()
     inverse = torch.linalg.inv(hessian.damped())
     at_once = max(1, int(count * _SHARE_A_STEP))
-    left = torch.ones(count, dtype=torch.bool)
+    left = torch.ones(count, dtype=torch.bool, device=output.device)
     order: list[int] = []
     inside = torch.arange(columns, device=output.device).view(count, block)
     while len(order) < count:
@@ -59,7 +60,7 @@ def removal_order(output: Tensor, hessian: Hessian, block: int) -> Tensor:
 def kept_columns(order: Tensor, kept: int, block: int) -> Tensor:
     """Ascending columns of the `kept` blocks of `block` columns that go last."""
     chosen = order[len(order) - kept :].sort().values
-    return (chosen[:, None] * block + torch.arange(block)).reshape(-1)
+    return (chosen[:, None] * block + torch.arange(block, device=order.device)).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def removal_orders(source: Source, hessians: Hessians) -> dict[str, Tensor]:
 def order_of(place: Place, hessian: Hessian, block: int) -> Tensor:
     """The order in which the heads or channels of a sublayer go, given the Hessian of its last matrix."""
     last = place.matrices[-1]
+    hessian = hessian.to(matrix(last).device)
     return removal_order(matrix(last), hessian.centred if biases(last) else hessian, block)
 
 
@@ -133,11 +135,12 @@ def pruned_model(
     """A model in the plan's shapes with the source's heads and channels that go last, and its matrices' Hessians.
 
     What stays makes up for what goes, as far as it can; `behind` is the whole source's. Rows of embedding and lm_head
-    are those of the tokens that stay.
+    are those of the tokens that stay. Hessians stay in host memory, but for that at work.
     """
     model = carved_copy(source.model, plan)
     renumber_ids(model, source.vocabulary, plan.vocabulary)
-    rows = torch.tensor(source.vocabulary.kept(plan.vocabulary))
+    device = device_of(model)
+    rows = torch.tensor(source.vocabulary.kept(plan.vocabulary), device=device)
     whole = {place.name: place for place in places(source.model, uniform_plan(source.layout, WHOLE))}
     remaining: dict[str, tuple[Hessian, ...]] = {}
     for place in places(model, plan):
@@ -145,7 +148,7 @@ def pruned_model(
         if tower := tower_of(place.name, source.layout):
             run = removed_behind(place.name, plan)
             columns = kept_columns(orders[place.name], kept_of(place.name, plan), blocks_of(place.name, tower))
-            gone = behind[place.name].of(len(run)) if run else None
+            gone = behind[place.name].of(len(run)).to(device) if run else None
             remaining[place.name] = move(
                 whole[place.name], place, tower, columns=columns, hessians=hessians[place.name], gone=gone
             )
@@ -193,12 +196,13 @@ def move(
     """
     if len(columns) == hessians[-1].columns and gone is None:
         return hessians
+    last = whole.matrices[-1]
+    columns, hessian = columns.to(weight(last).device), hessians[-1].to(weight(last).device)
     for old, new, rows in zip(whole.matrices[:-1], carved.matrices[:-1], rows_of(whole, tower, columns), strict=True):
         weight(new).copy_(weight(old)[rows])
         for old_bias, new_bias in zip(biases(old), biases(new), strict=True):
             new_bias.data.copy_(old_bias.data[rows])
-    last = whole.matrices[-1]
-    refit = compensated(weight(last), hessians[-1], columns, bias=bias(last), gone=gone)
+    refit = compensated(weight(last), hessian, columns, bias=bias(last), gone=gone)
     weight(carved.matrices[-1]).copy_(refit.matrix)
     if refit.bias is not None:
         biases(carved.matrices[-1])[0].data.copy_(refit.bias)
@@ -211,6 +215,6 @@ def rows_of(whole: Place, tower: Tower, columns: Tensor) -> list[Tensor]:
         return [columns] * (len(whole.matrices) - 1)
     block = blocks_of(whole.name, tower)
     heads = columns.view(-1, block)[:, :1] // block
-    shared = (heads * tower.head_dim + torch.arange(tower.head_dim)).reshape(-1)
+    shared = (heads * tower.head_dim + torch.arange(tower.head_dim, device=columns.device)).reshape(-1)
     # queries have heads of their own, keys and values share theirs
     return [columns, *[shared] * (len(whole.matrices) - 2)]

@@ -33,6 +33,9 @@ class PackedMatrix:
         """The matrix (rows, columns) in float32, as it is read back."""
         return unpacked_values(self.codes, self.scales, self.rate.bits, self.rate.group)
 
+    def to(self, device: torch.device) -> PackedMatrix:
+        return PackedMatrix(self.codes.to(device), self.scales.to(device), self.rate)
+
     def rescaled(self, factors: Tensor) -> PackedMatrix:
         """With its rows scaled by `factors` (rows,)."""
         return PackedMatrix(self.codes, (self.scales.float() * factors[:, None]).half(), self.rate)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.devices import HOST
 from space.files import whole_file
 
 
@@ -52,9 +53,8 @@ def state_of(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, b
     for i, parameter in enumerate(parameters):
         for name, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{name}.{i}"] = value
-    return {name: value.contiguous() for name, value in tensors.items()} | {
-        f"best.{i}": value.contiguous() for i, value in enumerate(best)
-    }
+    tensors |= {f"best.{i}": value for i, value in enumerate(best)}
+    return {name: value.to(HOST).contiguous() for name, value in tensors.items()}
 
 
 @torch.no_grad()
@@ -64,9 +64,8 @@ def restore(
     """Inverse of `state_of`; returns the best parameters."""
     for i, parameter in enumerate(parameters):
         parameter.copy_(tensors[f"parameter.{i}"])
-        moments = {
-            name: tensors[f"{name}.{i}"] for name in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{i}" in tensors
-        }
-        if moments:
-            optimizer.state[parameter] = moments
+        if f"step.{i}" in tensors:
+            moments = {name: tensors[f"{name}.{i}"].to(parameter.device) for name in ("exp_avg", "exp_avg_sq")}
+            # AdamW counts steps in host memory
+            optimizer.state[parameter] = {"step": tensors[f"step.{i}"], **moments}
     return [tensors[f"best.{i}"] for i in range(len(parameters)) if f"best.{i}" in tensors]

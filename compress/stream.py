@@ -10,6 +10,8 @@ Tables have their own way, since a vocabulary can be larger than any layer: rows
 slices. As in `compress.importance`, an embedding's Hessian is how often calibration looks up each row of the source,
 lm_head's is over the positions that predict a target.
 
+What is at work is on the current device, everything else, tables too, in host memory.
+
 Memory: a sublayer and its copy in float32, a removed one beside them, what encoding one matrix takes, and some three
 copies in double precision of the Hessian of the FFN's channels (`compress.gptq.inverse_factor`); of a table the symbols
 in 16 bits, twice. Activations lie in files, three at most, and are read an utterance at a time.
@@ -42,6 +44,7 @@ from compress.prune import blocks_of, kept_columns, kept_of, move, order_of, rem
 from compress.tables import TableRows, encode_table, looked_up
 from compress.units import encode, put, to_bytes
 from models.anatomy import audio_tower, carved_copy, decoder, places
+from models.devices import HOST, current, in_precision
 from models.inputs import Batch, Row, make_batch
 from models.layouts import canonical_name
 from models.loading import empty_model, pad_token, renumber_ids
@@ -89,7 +92,7 @@ def skeleton(folder: Path) -> PreTrainedModel:
     """A model of a folder's config without weights; the rotary embedding is real, on meta it would hold nothing."""
     with torch.device("meta"):
         model = empty_model(folder)
-    decoder(model).rotary_emb = type(decoder(model).rotary_emb)(decoder(model).config)
+    decoder(model).rotary_emb = type(decoder(model).rotary_emb)(decoder(model).config).to(current().device)
     return model
 
 
@@ -184,14 +187,14 @@ class _Smith:
         whole, carved = self.whole[name], self.carved.get(name)
         for old in (*whole.matrices, *whole.norms):
             for key, _ in list(old.named_parameters()):
-                values = self.task.shards.tensor(canonical_name(f"{self.names[id(old)]}.{key}"))
+                values = self.task.shards.tensor(canonical_name(f"{self.names[id(old)]}.{key}")).to(current().device)
                 setattr(old, key, nn.Parameter(values, requires_grad=False))
         if carved is None:
             return
         for old, new in zip((*whole.matrices, *whole.norms), (*carved.matrices, *carved.norms), strict=True):
             for key, like in list(new.named_parameters()):
                 values = old.get_parameter(key).data
-                same = values if like.shape == values.shape else torch.empty(like.shape)
+                same = values if like.shape == values.shape else values.new_empty(like.shape)
                 setattr(new, key, nn.Parameter(same, requires_grad=False))
 
     def _unload(self, name: str) -> None:
@@ -227,12 +230,14 @@ class _Smith:
             self._unload(other)
         last = self.whole[name].matrices[-1]
         inputs: list[Tensor] = []
-        moments, mean, count = torch.zeros(()), torch.zeros(()), 0
+        moments, mean, count, device = torch.zeros(()), torch.zeros(()), 0, current().device
         with ExitStack() as hooks:
-            seen = last.register_forward_pre_hook(lambda _, seen: inputs.append(seen[0].reshape(-1, seen[0].shape[-1])))
+            seen = last.register_forward_pre_hook(
+                lambda _, seen: inputs.append(seen[0].float().reshape(-1, seen[0].shape[-1]))
+            )
             hooks.callback(seen.remove)
             for state, batch, after in zip(ledger.states(), batches, read_states(path, shapes), strict=False):
-                added = (after - run(state, batch)).reshape(-1, after.shape[-1])
+                added = (after - run(state, batch)).to(device).reshape(-1, after.shape[-1])
                 moments, mean, count = moments + inputs.pop().T @ added, mean + added.sum(0), count + len(added)
         path.unlink()
         return Added(moments / count, mean / count)
@@ -249,7 +254,10 @@ class _Smith:
         return move(whole, self.carved[name], tower, columns=columns, hessians=hessians, gone=gone)
 
     def _run(self, name: str, model: PreTrainedModel, plan: Plan) -> Run:
-        """How activations pass a unit of one of the skeletons, which has the shapes of `plan`."""
+        """How activations, in host memory before and behind, pass a unit of a skeleton in the shapes of `plan`."""
+        return partial(_passed, self._way(name, model, plan))
+
+    def _way(self, name: str, model: PreTrainedModel, plan: Plan) -> Run:
         part, _, rest = name.partition(".")
         if part == "convolutions":
             return partial(enter, audio_tower(model))
@@ -274,14 +282,22 @@ class _Smith:
         running = Sum(place.matrices[0])
         if unit.name == "lm_head":
             for state, batch in zip(ledger.states(), batches, strict=False):
-                running.add(place.matrices[0], (decoder(self.task.carved).norm(state)[:, :-1][batch.predicts],))
-            _, data = encode_table(unit, table, running.hessian(), self.tolerance)
+                assert state is not None
+                hidden = decoder(self.task.carved).norm(state.to(current().device))[:, :-1]
+                running.add(place.matrices[0], (hidden[batch.predicts.to(hidden.device)],))
+            _, data = encode_table(unit, table, running.hessian().to(HOST), self.tolerance)
             return ledger.after(unit.name, data)
         running.add(place.matrices[0], (self.task.lookups,))
         stored, data = encode_table(unit, table, running.hessian().of(kept), self.tolerance)
         ids = torch.from_numpy(np.unique(np.concatenate([batch.ids.reshape(-1).numpy() for batch in batches])))
         run = partial(embed, ids, looked_up(stored, ids), getattr(self.task.carved.config, "audio_token_index", -1))
         return ledger.after(unit.name, data, map(run, ledger.states(), batches))
+
+
+def _passed(way: Run, state: Tensor | None, batch: Batch) -> Tensor:
+    device = current().device
+    passed = in_precision(way)(None if state is None else state.to(device), batch.to(device))
+    return passed.float().to(HOST)
 
 
 def write_streamed(out: Path, task: Task, ledger: Ledger) -> int:

@@ -23,6 +23,7 @@ from compress.heal import Coach, Lesson, train
 from compress.quantize import PackedMatrix
 from compress.units import Matrix, UnitWeights, biases, put, vectors, weight
 from models.anatomy import Place, places, tied
+from models.devices import HOST
 from space.plan import Plan
 from space.size import larger_bytes, larger_header_bytes, linear_bytes
 
@@ -79,7 +80,7 @@ def tune(
                 if before is not None:
                     latent.append(_rounded(module, matrix, before[index][position]))
                 elif isinstance(module, nn.Linear):
-                    scales[module] = nn.Parameter(torch.ones(len(weight(module))))
+                    scales[module] = nn.Parameter(torch.ones(len(weight(module)), device=weight(module).device))
                     undone.callback(module.register_forward_hook(_scaled(scales[module])).remove)
         groups = [([*free, *scales.values()], _FREE_RATE), (latent, _THROUGH_RATE)]
         train(model, lessons, groups, steps, coach)
@@ -96,7 +97,7 @@ def tune(
 def _rounded(module: nn.Module, matrix: CodedMatrix | PackedMatrix, before: Tensor) -> nn.Parameter:
     """Makes a module's weight the rounded form of a parameter, which is returned."""
     shape = weight(module).shape
-    steps = _steps(matrix).view(shape)
+    steps = _steps(matrix).to(before.device).view(shape)
     middle = float("inf") if isinstance(matrix, CodedMatrix) else float(1 << (matrix.rate.bits - 1))
     weight(module).requires_grad_(True)
     parametrize.register_parametrization(module, "weight", _Rounded(steps, -middle, middle - 1), unsafe=True)
@@ -149,16 +150,16 @@ def _stored_again(
         if isinstance(matrix, Tensor):
             found.append(matrix)
         elif parametrize.is_parametrized(module, "weight"):
-            latent = _latent(module).data
+            latent = _latent(module).data.to(HOST)
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
             found.append(_rounded_again(matrix, latent.reshape(len(latent), -1), most))
         elif module in scales:
-            found.append(_rescaled(matrix, scales[module].data, most))
+            found.append(_rescaled(matrix, scales[module].data.to(HOST), most))
         else:
             found.append(matrix)
         if spare_bytes is not None and isinstance(found[-1], CodedMatrix):
             spare_bytes += taken - found[-1].size_bytes
-    again = UnitWeights(weights.unit, tuple(found), tuple(x.detach().bfloat16() for x in vectors(place)))
+    again = UnitWeights(weights.unit, tuple(found), tuple(x.detach().bfloat16().to(HOST) for x in vectors(place)))
     put(again, place)
     return again
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from compress.coding import TOLERANCE, CodedMatrix, code_matrix
 from compress.coding import to_bytes as coded_bytes
-from compress.gptq import Hessian
+from compress.gptq import Hessian, moved
 from compress.quantize import PackedMatrix, pack, quantize
 from models import modeling_tightfit as reader
 from models.anatomy import Place
+from models.devices import HOST
 from space.rates import Coded
 from space.size import Unit, larger_bytes, linear_bytes, unit_bytes
 
@@ -72,38 +73,42 @@ def encode(
 ) -> UnitWeights:
     """What a place of a carved model is stored as; `hessians` are those of the inputs of each matrix.
 
-    A coded matrix takes what its rate allows and what those before it left, `spare_bytes` at the first one, or up to a
-    share `tolerance` less. Where `spare_bytes` is None all keep to what their rate allows.
+    Everything is computed where the place is; the stored form is in host memory. A coded matrix takes what its rate
+    allows and what those before it left, `spare_bytes` at the first one, or up to a share `tolerance` less. Where
+    `spare_bytes` is None all keep to what their rate allows.
     """
     stored: list[Matrix] = []
-    for index, (module, hessian) in enumerate(zip(place.matrices, hessians, strict=True)):
+    near = moved(hessians, weight(place.matrices[0]).device) if place.matrices else ()
+    for index, (module, hessian) in enumerate(zip(place.matrices, near, strict=True)):
         found = encode_matrix(matrix(module), unit, index, hessian, tolerance, spare_bytes=spare_bytes or 0)
         if spare_bytes is not None and isinstance(found, CodedMatrix):
             spare_bytes += linear_bytes(unit.linears[index], unit.rate) - found.size_bytes
         stored.append(found)
-    return UnitWeights(unit, tuple(stored), tuple(x.detach().bfloat16() for x in vectors(place)))
+    return UnitWeights(unit, tuple(stored), tuple(x.detach().bfloat16().to(HOST) for x in vectors(place)))
 
 
 def encode_matrix(
     values: Tensor, unit: Unit, index: int, hessian: Hessian, tolerance: float, *, spare_bytes: int = 0
 ) -> Matrix:
-    """Matrix `index` of a unit (rows, columns) in its stored form."""
+    """Matrix `index` of a unit (rows, columns) in its stored form, in host memory; the Hessian is where it is."""
     if isinstance(unit.rate, Coded):
         rate_bytes = linear_bytes(unit.linears[index], unit.rate)
         most = min(rate_bytes + max(0, spare_bytes), larger_bytes(rate_bytes))
         return code_matrix(values, hessian, most, tolerance)
-    return values.bfloat16() if unit.rate.bits == 16 else quantize(values, unit.rate, hessian)
+    return values.bfloat16().to(HOST) if unit.rate.bits == 16 else quantize(values, unit.rate, hessian)
 
 
-def stored_values(stored: Matrix) -> Tensor:
-    """A matrix in float32, as it is read back."""
+def stored_values(stored: Matrix, device: torch.device = HOST) -> Tensor:
+    """A matrix in float32 on a device, as it is read back; it goes there in its stored form."""
+    stored = stored.to(device)
     return stored.float() if isinstance(stored, Tensor) else stored.values()
 
 
 def put(weights: UnitWeights, place: Place) -> None:
     """Writes a unit's stored values into its place: from here on the model computes what the checkpoint holds."""
     for module, stored in zip(place.matrices, weights.matrices, strict=True):
-        weight(module).copy_(stored_values(stored).view(weight(module).shape))
+        values = weight(module)
+        values.copy_(stored_values(stored, values.device).view(values.shape))
     for parameter, vector in zip(vectors(place), weights.vectors, strict=True):
         parameter.data.copy_(vector.view(parameter.shape))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models.anatomy import audio_tower, decoder
+from models.devices import in_precision
 
 PROMPTS = {
     "de": "Translate the English speech into German:",
@@ -64,6 +65,9 @@ class SpeechBatch:
     audio_tokens: Tensor
     of_row: Tensor
 
+    def to(self, device: torch.device) -> SpeechBatch:
+        return SpeechBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -81,6 +85,11 @@ class Batch:
     def targets(self) -> Tensor:
         """Target ids, row after row (predicted tokens,)."""
         return self.ids[:, 1:][self.predicts]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; made in host memory, it goes where the model is when its turn has come."""
+        speech = None if self.speech is None else self.speech.to(device)
+        return Batch(speech, self.ids.to(device), self.mask.to(device), self.predicts.to(device))
 
 
 def featurize(processor: Any, audio: NDArray[np.float32]) -> Speech:
@@ -245,14 +254,16 @@ class Outputs:
     logits: Tensor
 
 
+@in_precision
 def outputs(model: PreTrainedModel, batch: Batch) -> Outputs:
-    """Teacher-forced outputs for the target tokens."""
+    """Teacher-forced outputs for the target tokens, in float32."""
     heard = _heard(model, batch)
     states = decoder(model)(
         inputs_embeds=_embed(model, batch, heard), attention_mask=batch.mask, use_cache=False
     ).last_hidden_state
     hidden: Tensor = states[:, :-1][batch.predicts]
-    return Outputs(torch.cat(heard) if heard else None, hidden, model.lm_head(hidden))
+    audio = torch.cat(heard).float() if heard else None
+    return Outputs(audio, hidden.float(), model.lm_head(hidden).float())
 
 
 def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from models.anatomy import decoder, tied
+from models.devices import current
 from models.packaging import packaged, source_config
 from models.vocabulary import Vocabulary, read_vocabulary
 from space.errors import UserError, first_line
@@ -106,7 +107,10 @@ def trimmed_processor(source: Source, vocabulary: int) -> Any:
 
 
 def load_source(folder: Path) -> Source:
-    """Model, processor and files of a folder, in float32 on the CPU. Raises UserError where something is missing."""
+    """Model, on the current device in float32, processor and files of a folder.
+
+    Raises UserError where something is missing.
+    """
     layout = read_layout(folder)
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"--model {folder}: no safetensors weights there; copy the model again, weights included")
@@ -124,7 +128,7 @@ def load_source(folder: Path) -> Source:
         some = sorted(loading["missing_keys"])[0]
         raise UserError(f"--model {folder}: {len(loading['missing_keys'])} weights such as {some} are not there")
     check_tokenizer(processor, model, folder)
-    model = model.eval()
+    model = model.to(current().device).eval()
     assert tied(model) == layout.tied
     return Source(folder, model, processor, layout, read_vocabulary(layout.vocabulary, fixed_files(folder)))
 

@@ -18,6 +18,7 @@ from compress.pipeline import Bank
 from compress.prune import blocks_of, kept_columns, kept_of, rows_of, tower_of
 from compress.units import bias, matrix
 from models.anatomy import Place, places
+from models.devices import HOST, device_of
 from models.inputs import Batch, target_logits
 from models.loading import Source
 from proxies.tryout import Tryout
@@ -47,7 +48,8 @@ class Difference:
         """The squared error of the outputs over their power."""
         # of lookup tables the Hessian is over the rows
         lost, source = (x.T if self.hessian.moments.dim() == 1 else x for x in (self.lost, self.source))
-        return self.hessian.error(lost) / max(self.hessian.error(source), 1e-30)
+        hessian = self.hessian.to(self.lost.device)
+        return hessian.error(lost) / max(hessian.error(source), 1e-30)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Deviations:
         assert tower is not None
         hessians = self.bank.hessians[name]
         columns = kept_columns(self.bank.orders[name], kept_of(name, plan), blocks_of(name, tower))
+        columns = columns.to(matrix(whole.matrices[-1]).device)
         for index, rows in enumerate(rows_of(whole, tower, columns)):
             source = matrix(whole.matrices[index])[rows]
             yield Difference(name, index, rows, source - matrix(there.matrices[index]), source, hessians[index])
@@ -100,8 +103,8 @@ class Deviations:
     def _table(self, whole: Place, there: Place, plan: Plan) -> Iterator[Difference]:
         hessians = self.bank.hessians[whole.name]
         if whole.name in ("embedding", "lm_head") and plan.vocabulary < self.source.vocabulary.rows:
-            rows = torch.tensor(self.source.vocabulary.kept(plan.vocabulary))
             source, stored = matrix(whole.matrices[0]), matrix(there.matrices[0])
+            rows = torch.tensor(self.source.vocabulary.kept(plan.vocabulary), device=source.device)
             if whole.name == "lm_head":
                 yield Difference(whole.name, 0, rows, source[rows] - stored, source[rows], hessians[0])
                 return
@@ -148,7 +151,7 @@ def gradient_error(squares: Callable[[], Squares]) -> Callable[[Difference], flo
     """
 
     def measure(one: Difference) -> float:
-        found = squares()[one.unit, one.index]
+        found = squares()[one.unit, one.index].to(one.lost.device)
         return float((one.lost.square() * (found if one.rows is None else found[one.rows])).sum())
 
     return measure
@@ -156,7 +159,10 @@ def gradient_error(squares: Callable[[], Squares]) -> Callable[[Difference], flo
 
 @torch.enable_grad()
 def squared_gradients(source: Source, batches: Iterable[Batch]) -> Squares:
-    """Mean over batches of the squared gradient of the references' loss (nats a token), matrix by matrix."""
+    """Mean over batches of the squared gradient of the references' loss (nats a token), matrix by matrix.
+
+    In host memory: they are as large as the model.
+    """
     model, count = source.model, 0
     found: dict[tuple[str, int], Tensor] = {}
     modules: Sequence[tuple[tuple[str, int], nn.Module]] = [
@@ -166,13 +172,14 @@ def squared_gradients(source: Source, batches: Iterable[Batch]) -> Squares:
     ]
     model.requires_grad_(True)
     try:
-        for batch in batches:
+        for made in batches:
+            batch = made.to(device_of(model))
             model.zero_grad(set_to_none=True)
             torch.autograd.backward(nn.functional.cross_entropy(target_logits(model, batch), batch.targets))
             for key, module in modules:
                 gradient = module.weight.grad
                 assert isinstance(gradient, Tensor)
-                square = gradient.reshape(len(gradient), -1).square()
+                square = gradient.reshape(len(gradient), -1).square().to(HOST)
                 found[key] = found[key].add_(square) if key in found else square
             count += 1
     finally:

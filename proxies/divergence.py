@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from compress.heal import Lesson
 from compress.predictions import joined
+from models.devices import device_of
 from models.inputs import MOST_POSITIONS, by_length, make_batch, target_logits
 from models.loading import pad_token
 
@@ -20,11 +21,11 @@ def divergence(model: PreTrainedModel, lessons: Sequence[Lesson], most_positions
     Rows of different length weigh by their tokens, and vocabularies of different size compare: the sum is the
     divergence of whole texts. Lower is better; 0 for the source itself.
     """
-    pad = pad_token(model)
+    pad, device = pad_token(model), device_of(model)
     total, tokens = 0.0, 0
     for batch in by_length([lesson.row for lesson in lessons], most_positions):
         chosen = [lessons[i] for i in batch]
-        student = target_logits(model, make_batch([x.row for x in chosen], pad)).log_softmax(-1)
-        total += float(joined([x.teacher for x in chosen]).divergence(student))
+        student = target_logits(model, make_batch([x.row for x in chosen], pad).to(device)).log_softmax(-1)
+        total += float(joined([x.teacher for x in chosen]).to(device).divergence(student))
         tokens += sum(x.source_tokens for x in chosen)
     return total / tokens

@@ -20,6 +20,7 @@ from compress.predictions import Predictions, joined
 from compress.recent import Recent
 from compress.vocabulary import Curriculum
 from models.anatomy import audio_tower, decoder
+from models.devices import device_of, in_precision
 from models.inputs import (
     MOST_POSITIONS,
     Batch,
@@ -46,6 +47,9 @@ class _Lessons:
     rows: Batch
     teacher: Predictions
     source_tokens: int
+
+    def to(self, device: torch.device) -> _Lessons:
+        return _Lessons(self.rows.to(device), self.teacher.to(device), self.source_tokens)
 
 
 @dataclass
@@ -88,14 +92,15 @@ class Prefixes:
         """What is measured of log-probabilities (predicted tokens, vocabulary), by the tokens the source has."""
         total, tokens = 0.0, 0
         for step in range(rung + 1):
-            for number, lessons in enumerate(self._lessons(candidate, vocabulary, step)):
+            for number, kept in enumerate(self._lessons(candidate, vocabulary, step)):
+                lessons = kept.to(device_of(candidate.model))
                 student = self._logits(candidate, lessons.rows, (step, number)).log_softmax(-1)
                 total += float(measure(student, lessons))
                 tokens += lessons.source_tokens
         return total / tokens
 
     def _lessons(self, candidate: Assembled, vocabulary: int, step: int) -> list[_Lessons]:
-        """Batches of what a rung scores and the one before does not."""
+        """Batches, in host memory, of what a rung scores and the one before does not."""
         if (vocabulary, step) not in self._batches:
             first = self.rows_an_utterance * (self.utterances[step - 1] if step else 0)
             rows = slice(first, self.rows_an_utterance * self.utterances[step])
@@ -105,6 +110,7 @@ class Prefixes:
             self._batches[vocabulary, step] = [_made([chosen[i] for i in batch], pad) for batch in together]
         return self._batches[vocabulary, step]
 
+    @in_precision
     def _logits(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> Tensor:
         """Logits of the target tokens (predicted tokens, vocabulary)."""
         model, values = candidate.model, candidate.values
@@ -126,7 +132,7 @@ class Prefixes:
             for layer, number in zip(text.layers, numbers[done:], strict=True):
                 undone.callback(layer.register_forward_hook(self._keeping(key, number)).remove)
             states = text(inputs_embeds=states, attention_mask=batch.mask, use_cache=False).last_hidden_state
-        logits: Tensor = model.lm_head(states[:, :-1][batch.predicts])
+        logits: Tensor = model.lm_head(states[:, :-1][batch.predicts]).float()
         return logits
 
     def _heard(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> tuple[int, Tensor]:

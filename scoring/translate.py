@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from corpora.roles import Example
+from models.devices import HOST, device_of, in_precision
 from models.inputs import Batch, Row, embed, make_batch, make_row, read_utterance
 from models.loading import pad_token
 
@@ -41,16 +42,17 @@ def translate(
     return texts
 
 
+@in_precision
 def _generate(model: PreTrainedModel, processor: Any, rows: Sequence[Row]) -> list[str]:
     """Every row stops where it would stop alone, so its text does not depend on its neighbours."""
-    embeds, mask = _left_padded(model, make_batch(rows, pad_token(model)))
+    embeds, mask = _left_padded(model, make_batch(rows, pad_token(model)).to(device_of(model)))
     limits = [most_tokens(row) for row in rows]
     out = model.generate(
         inputs_embeds=embeds, attention_mask=mask, generation_config=_greedy(model, processor, max(limits))
     )
     return [
         processor.tokenizer.decode(ids[:limit], skip_special_tokens=True).strip()
-        for ids, limit in zip(out, limits, strict=True)
+        for ids, limit in zip(out.to(HOST), limits, strict=True)
     ]
 
 
@@ -77,7 +79,7 @@ def _left_padded(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, to
     lengths = batch.mask.sum(1) - 1
     longest = int(lengths.max())
     padded = embeds.new_zeros((len(embeds), longest, embeds.shape[2]))
-    mask = torch.zeros((len(embeds), longest), dtype=torch.long)
+    mask = batch.mask.new_zeros((len(embeds), longest))
     for row, length in enumerate(lengths.tolist()):
         padded[row, longest - length :] = embeds[row, :length]
         mask[row, longest - length :] = 1

@@ -19,11 +19,12 @@ from compress.adapt import METHODS, AdaptSettings, State, adapt, mean_loss
 from compress.checkpoint import appear
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
+from models.devices import HOST, compute_of, computing, current
 from models.loading import FIXED_FILES, load_source, read_layout
 from models.reference import resolve_model
 from search.locks import alone
 from search.progress import progress_on
-from search.settings import check_directions, model_fingerprint
+from search.settings import check_directions, differing, model_fingerprint
 from search.workbench import by_turns, make_rows
 from space.errors import UserError, first_line
 from space.files import write_whole
@@ -52,6 +53,8 @@ class AdaptationSettings:
     rate: float | None = None
     batch_rows: int = 16
     seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
 
     @property
     def training(self) -> AdaptSettings:
@@ -89,6 +92,11 @@ class AdaptationSettings:
 
 def run_adaptation(settings: AdaptationSettings, console: Console) -> dict[str, Any]:
     """Adapts a model or goes on with it; returns what adapted.json holds, and `path`. Raises UserError for mistakes."""
+    with computing(compute_of(settings.device, settings.precision)):
+        return _adapted(settings, console)
+
+
+def _adapted(settings: AdaptationSettings, console: Console) -> dict[str, Any]:
     settings.check()
     folder = resolve_model(settings.model)
     heard = read_layout(folder).encoder is not None
@@ -157,19 +165,15 @@ def _key(settings: AdaptationSettings, *, model: str, data: str) -> dict[str, An
         "langs": list(settings.directions),
         "data": data,
         "model": model,
+        "computed": current().name,
     }
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    changed = [name for name in now if before.get(name) != now[name]]
-    return "; ".join(f"{name} was {json.dumps(before.get(name))}, now {json.dumps(now[name])}" for name in changed)
 
 
 def _finished(out: Path, key: dict[str, Any]) -> dict[str, Any]:
     """What is known of a finished adaptation. Raises UserError where `out` is anything else."""
     try:
         known: dict[str, Any] = json.loads((out / RESULT).read_text())
-        differences = _differences(known, key)
+        differences = differing(known, key)
     except (OSError, ValueError, AttributeError):
         raise UserError(
             f"--out {out}: is there already and is no finished adaptation (no {RESULT}); give another name"
@@ -190,7 +194,7 @@ def _write_state(folder: Path, key: dict[str, Any], state: State) -> None:
     """The tensors' file is complete before state.json names it; only then the one before it goes."""
     path = folder / f"{state.step}.safetensors"
     try:
-        save_file(state.tensors, path)
+        save_file({name: tensor.to(HOST) for name, tensor in state.tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(f"{path}: state could not be written ({error})") from error
     _flush(path)
@@ -207,7 +211,7 @@ def _read_state(folder: Path, key: dict[str, Any]) -> State | None:
         return None
     try:
         known = json.loads((folder / STATE).read_text())
-        differences = _differences(known["settings"], key)
+        differences = differing(known["settings"], key)
         step, losses = int(known["step"]), {int(step): float(loss) for step, loss in known["losses"]}
         tensors = {} if differences else load_file(folder / f"{step}.safetensors")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
@@ -225,7 +229,7 @@ def _write(out: Path, source: Path, model: PreTrainedModel, result: dict[str, An
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.to(torch.bfloat16).save_pretrained(temporary)
+        model.to(HOST, torch.bfloat16).save_pretrained(temporary)
     except SafetensorError as error:
         raise OSError(f"{out}: weights could not be written ({error})") from error
     for name in _CARRIED:

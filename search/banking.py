@@ -19,6 +19,7 @@ from compress.facts import BankFolder
 from compress.shelf import Shelf
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
+from models.devices import compute_of, computing, current
 from models.loading import load_source
 from models.reference import resolve_model
 from proxies.deviation import OptionErrors
@@ -50,6 +51,8 @@ class BankSettings:
     rates: str = "coded"
     bank: Path = Path("studies/bank")
     bank_size: str = BANK_SIZE
+    device: str = "auto"
+    precision: str = "auto"
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -57,9 +60,14 @@ class BankSettings:
 
 
 def open_bank(bank: Path, size: str, *, model: str, data: str, languages: Sequence[str]) -> BankFolder:
-    """The folder of a source and data, by their fingerprints, in a bank. Raises UserError for no size."""
+    """The folder of a source and data, by their fingerprints, in a bank; another for what another device computes.
+
+    Raises UserError for no size.
+    """
     most_bytes = bytes_of(size, "--bank-size")
-    about = {"format": _FORMAT, "model": model, "data": data, "languages": list(languages)}
+    about: dict[str, Any] = {"format": _FORMAT, "model": model, "data": data, "languages": list(languages)}
+    if current().signature:
+        about["computed"] = current().name
     text = json.dumps(about, indent=1)
     folder = bank / hashlib.sha256(text.encode()).hexdigest()[:16]
     if bank.exists() and not bank.is_dir():
@@ -96,6 +104,11 @@ def run_bank(settings: BankSettings, console: Console) -> dict[str, Any]:
 
     Sublayers with others removed behind them are left to the trials that remove them. Raises UserError for mistakes.
     """
+    with computing(compute_of(settings.device, settings.precision)):
+        return _banked(settings, console)
+
+
+def _banked(settings: BankSettings, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     check_directions(settings.directions)
     bytes_of(settings.bank_size, "--bank-size")

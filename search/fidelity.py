@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from compress.assembly import Assembled
 from compress.heal import HealSettings
+from models.devices import computing, current
 from proxies.deviation import OptionErrors
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Proxy, Tryout
@@ -77,6 +78,11 @@ def run_fidelity(settings: FidelitySettings, console: Console) -> dict[str, Any]
 
     Raises UserError for mistakes.
     """
+    with computing(settings.search.compute):
+        return _measured(settings, console)
+
+
+def _measured(settings: FidelitySettings, console: Console) -> dict[str, Any]:
     if settings.plans < _FEWEST_PLANS:
         raise UserError(f"--plans {settings.plans}: rank correlations need at least {_FEWEST_PLANS} plans")
     found = opened(settings.search)
@@ -157,7 +163,7 @@ def _gate(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: in
 
 
 def _made_of(model: str, data: str) -> str:
-    return f"|model {model}|data {data}|tightfit {VERSION}, format {FORMAT}"
+    return f"|model {model}|data {data}|tightfit {VERSION}, format {FORMAT}{current().signature}"
 
 
 def fidelity_plans(limits: Limits, losses: Mapping[str, Loss], count: int, seed: int) -> list[tuple[str, Plan]]:

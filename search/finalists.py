@@ -16,6 +16,7 @@ from compress.heal import Coach, HealSettings
 from compress.pipeline import Compressed, compress
 from compress.resume import TrainingFile
 from corpora.roles import DIRECTIONS, Corpus
+from models.devices import current
 from models.loading import Source
 from scoring.metrics import score
 from scoring.translate import DECODING, translate
@@ -49,6 +50,7 @@ class Exam:
             hypotheses = translate(model, processor, examples, language, batch_size=self.batch_size)
             scores = score(hypotheses, [example.references[language] for example in examples], language)
             signatures = [*scores.signatures, f"decoding|{DECODING}", f"{role} role of data {self.data}"]
+            signatures += filter(None, [current().signature.removeprefix("|")])
             found[direction] = {**scores.to_dict(), "signatures": signatures}
         return found
 

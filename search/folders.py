@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.checkpoint import folder_bytes, is_checkpoint, load_translator, read_plan
 from corpora.roles import DIRECTIONS, open_corpus
+from models.devices import PLAIN, Compute, computing
 from models.loading import load_source, read_layout, tensor_shapes
 from models.modeling_tightfit import WEIGHTS
 from search.finalists import Exam
@@ -47,8 +48,15 @@ def _parts(folder: Path, files: dict[str, int]) -> dict[str, int]:
     return parts | {name: size for name, size in files.items() if name != WEIGHTS}
 
 
-def evaluate_folder(folder: Path, data: Path, directions: Sequence[str], role: str, batch_size: int) -> dict[str, Any]:
+def evaluate_folder(
+    folder: Path, data: Path, directions: Sequence[str], role: str, batch_size: int, *, compute: Compute = PLAIN
+) -> dict[str, Any]:
     """Scores of a checkpoint or an uncompressed model folder on a role of a corpus."""
+    with computing(compute):
+        return _evaluated(folder, data, directions, role, batch_size)
+
+
+def _evaluated(folder: Path, data: Path, directions: Sequence[str], role: str, batch_size: int) -> dict[str, Any]:
     check_directions(directions)
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: at least 1 utterance at once")

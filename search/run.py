@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from compress.heal import HealSettings
+from models.devices import computing, current
 from search.baselines import Start, few_starts, losses_of, starts
 from search.fidelity import kept_fidelity
 from search.finalists import Exam
@@ -46,6 +47,11 @@ _GATE = "gate"
 
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
     """Runs or resumes the study to its total and returns what summary.json holds. Raises UserError for mistakes."""
+    with computing(settings.compute):
+        return _searched(settings, console)
+
+
+def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     check_sampler(settings.sampler)
     found = opened(settings)
@@ -76,7 +82,7 @@ def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
             gate=gate,
             signature=(
                 f"{signature(gate.proxy)}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
-                f"|data {shared['data']}|tightfit {VERSION}"
+                f"|data {shared['data']}|tightfit {VERSION}{current().signature}"
             ),
             shared=shared,
             warm=warm,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS
+from models.devices import PLAIN, Compute, compute_of, current
 from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, all_ranges, bin_range, bytes_of, max_size_range
 from space.errors import UserError
 from space.genes import HEAL_STEPS
@@ -27,6 +29,8 @@ HEAL_ROWS, RECOMBINED = 32, 4
 _WHOLE_HASH_BYTES = 256 * 2**20
 _SLICES = 256
 _MOST_RECOMBINED = 100
+# What settings that do not say it were made with.
+_UNSAID = {"computed": PLAIN.name}
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class SearchSettings:
     warm_start: str | None = None
     seed: int = 0
     device: str = "auto"
+    precision: str = "auto"
     finalists: int = 3
     trial_heal_steps: int = HEAL_STEPS
     finalist_heal_steps: int = 200
@@ -83,6 +88,11 @@ class SearchSettings:
             return (max_size_range(self.max_size, self.units),)
         assert self.bin is not None
         return (bin_range(self.bin, layout.source_bytes, self.units),)
+
+    @property
+    def compute(self) -> Compute:
+        """Where and in which precision models run. Raises UserError for what is not there."""
+        return compute_of(self.device, self.precision)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -142,7 +152,15 @@ def comparability(
         "pins": sorted(settings.pins),
         "rates": settings.rates,
         "trial_heal_steps": settings.trial_heal_steps,
+        "computed": current().name,
     }
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In what settings differ from earlier ones, in words; nothing where they do not."""
+    before = {**_UNSAID, **before}
+    changed = [key for key in now if before.get(key) != now[key]]
+    return "; ".join(f"{key} was {json.dumps(before.get(key))}, now {json.dumps(now[key])}" for key in changed)
 
 
 def model_fingerprint(folder: Path) -> str:

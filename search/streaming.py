@@ -18,6 +18,7 @@ from compress.ledger import open_ledger
 from compress.stream import Task, make_task, memory_bound, stream, write_streamed
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, Corpus, open_corpus
+from models.devices import compute_of, computing, current
 from models.inputs import Row, make_row, read_utterance
 from models.loading import check_tokenizer, fixed_files, load_processor, read_layout
 from models.reference import resolve_model
@@ -49,6 +50,8 @@ class StreamSettings:
     data: Path = BUNDLED_CORPUS
     directions: tuple[str, ...] = ("en-de", "en-zh")
     utterances: int = 32
+    device: str = "auto"
+    precision: str = "auto"
 
     @property
     def work_folder(self) -> Path:
@@ -67,6 +70,11 @@ class StreamSettings:
 
 def run_streaming(settings: StreamSettings, console: Console) -> dict[str, Any]:
     """Carries a plan out, or goes on with it; returns what there is to say. Raises UserError for mistakes."""
+    with computing(compute_of(settings.device, settings.precision)):
+        return _streamed(settings, console)
+
+
+def _streamed(settings: StreamSettings, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     settings.check()
     folder = resolve_model(settings.model)
@@ -165,4 +173,5 @@ def _groups(processor: Any, corpus: Corpus, languages: Sequence[str], utterances
 def _key(settings: StreamSettings, plan: Plan, *, model: str, data: str) -> str:
     """What must be the same for a run to go on where another stopped."""
     parts = [FORMAT, VERSION, model, data, plan.to_json(), settings.directions, settings.utterances]
+    parts += filter(None, [current().signature])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

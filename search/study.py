@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from search.settings import SearchSettings
+from search.settings import SearchSettings, differing
 from space.errors import UserError, first_line
 
 # Two objectives, both minimised.
@@ -68,7 +68,7 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
                 f"--warm-start {name}: no study of this name in {url}; give the name of one there"
             ) from error
         before = study.user_attrs.get(_SETTINGS_KEY, {})
-        if changes := _difference(before, shared):
+        if changes := differing(before, shared):
             raise UserError(f"--warm-start {name}: its plans are of other settings ({changes}); give another, or none")
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
@@ -124,16 +124,10 @@ def _log_ahead(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _refuse_difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    if changes := _difference(before, now):
+    if changes := differing(before, now):
         raise UserError(
             f"study {name!r} was made with other settings ({changes}); take its settings or another --study"
         )
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In what settings differ from earlier ones."""
-    differing = [key for key in now if before.get(key) != now[key]]
-    return "; ".join(f"{key} was {json.dumps(before.get(key))}, now {json.dumps(now[key])}" for key in differing)
 
 
 @contextmanager
