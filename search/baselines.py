@@ -12,7 +12,7 @@ from space.allocate import allocate_plan
 from space.choices import WIDTH_STEPS, width_of
 from space.layout import Layout, Tower
 from space.limits import Limits
-from space.plan import NO_HEAL, REMOVED, Heal, Layer, Plan, uniform_plan
+from space.plan import NO_HEAL, REMOVED, Heal, Layer, Plan, removed_sublayers, uniform_plan
 from space.policy import Loss
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
@@ -71,19 +71,22 @@ def starts(
 def few_starts(
     limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int, warm: Sequence[Start] = ()
 ) -> list[Start]:
-    """What one of several ranges begins with: a baseline, the allocator's plan on the best guess, its part of the rest.
+    """What one of several ranges begins with: a baseline, the allocator's plan on the best guess, `warm`, of the grid.
 
-    Each names the range; `trials` are those of the range, all of whose plans are healed for `heal`.
+    Of baselines the one in the middle, of the grid the shallowest and the deepest first. Each names the range;
+    `trials` are those of the range, all of whose plans are healed for `heal`.
     """
-    everything = starts(limits, losses, heal, trials, warm)
-    baseline = [start for start in everything if start.kind == "baseline"][:1]
-    allocated = [start for start in everything if start.kind == "allocator" and start.plan.heal == heal][-1:]
-    rest = [start for start in everything if start.kind not in WHOLE_KINDS]
-    name = limits.size_range.name
-    return [
-        replace(start, name=f"{start.name}, {name}", kept={**start.kept, RANGE: name})
-        for start in (*baseline, *allocated, *rest)
+    everything = starts(limits, losses, heal, 10 * _MOST_NARROWED, warm)
+    kinds = {kind: [start for start in everything if start.kind == kind] for kind in START_KINDS}
+    middle = len(kinds["baseline"]) // 2
+    chosen = [
+        *kinds["baseline"][middle : middle + 1],
+        *[start for start in kinds["allocator"] if start.plan.heal == heal][-1:],
+        *kinds["warm start"],
+        *spread(sorted(kinds["narrowed"], key=lambda start: removed_sublayers(start.plan)), max(1, trials // 10)),
     ]
+    name = limits.size_range.name
+    return [replace(start, name=f"{start.name}, {name}", kept={**start.kept, RANGE: name}) for start in chosen]
 
 
 def least_loss_plan(limits: Limits, loss: Loss, heal: Heal = NO_HEAL, gap: float = GAP) -> Plan:
