@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from search.study import driver_lock, open_study
 from search.warm import best_trials, warm_starts
 from search.workbench import signature
 from space import VERSION
-from space.bins import format_bytes
+from space.bins import SizeRange, format_bytes
 from space.files import write_whole
 from space.limits import Limits
 from space.plan import Heal
@@ -61,7 +61,7 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     warm = best_trials(settings, shared)
     with driver_lock(settings.folder, settings.storage), open_study(settings, shared) as study:
         console.print(
-            f"[bold]tightfit[/] {'; '.join(map(str, ranges))}; source "
+            f"[bold]tightfit[/] {_named(ranges)}, source "
             f"{format_bytes(source.layout.source_bytes, settings.units)}"
             f" (bins scale with the source), study {settings.folder}"
         )
@@ -135,6 +135,13 @@ def _starts(job: Job, limits: Limits, losses: Mapping[str, Loss]) -> list[Start]
     )
     begin = starts if count == 1 else few_starts
     return begin(limits, losses, heal, job.settings.trials // count, warm)
+
+
+def _named(ranges: Sequence[SizeRange]) -> str:
+    """The one range, or the bounds of all."""
+    if len(ranges) == 1:
+        return str(ranges[0])
+    return f"all sizes, under {', '.join(format_bytes(one.bound_bytes, one.units) for one in ranges)}"
 
 
 def _gate(study: optuna.Study, measured: Mapping[str, Any] | None, console: Console) -> Gate:
