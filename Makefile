@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 BENCHMARKS = miniature bytes allocate coding pruning depth
 
-.PHONY: venv search test check bench bench-gptqmodel miniature
+.PHONY: venv search test check bench bench-search bench-gptqmodel miniature
 
 venv: .venv/.complete
 
@@ -30,6 +30,11 @@ check: venv
 
 bench: venv
 	for bench in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$bench || exit 1; done
+
+# All samplers in bins 2, 3 and 4, five seeds each: hours. Runs that are there are only read.
+bench-search: venv
+	$(BIN)/python -m benchmarks.samplers
+	$(BIN)/python -m benchmarks.curves
 
 # Beside another quantiser, in an environment of its own.
 bench-gptqmodel: venv .venv-gptqmodel/.complete

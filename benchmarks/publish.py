@@ -20,16 +20,21 @@ def target(name: str, value: float, limit: float, *, at_least: bool) -> dict[str
     return {"name": name, "value": value, "target": f"{'>=' if at_least else '<='} {limit}", "met": met}
 
 
-def publish_bins(name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
-    """Publishes results of some bins, beside what is there of the others, in the order of bins.
+def publish_bins(
+    name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]], by: Sequence[str] = ("bin",)
+) -> None:
+    """Publishes results of some bins beside what is there of the others, in the order of bins.
 
-    Rows have a `bin`; the names of targets begin with theirs.
+    Rows have a `bin`, and take the place of those that are alike in what they are told apart `by`; the names of targets
+    begin with their bin. Where bins are replaced as a whole so are their targets, else those of the same name.
     """
-    path, now = RESULTS / f"{name}.json", {row["bin"] for row in rows}
+    path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {"rows": [], "targets": []}
-    rows = [*rows, *(row for row in before["rows"] if row["bin"] not in now)]
-    targets = [*targets, *(one for one in before["targets"] if _bin_of(one) not in now)]
-    publish(name, sorted(rows, key=lambda row: int(row["bin"])), sorted(targets, key=_bin_of))
+    now, named = {tuple(row[key] for key in by) for row in rows}, {one["name"] for one in targets}
+    bins = {row["bin"] for row in rows} if tuple(by) == ("bin",) else set()
+    rows = [*rows, *(row for row in before["rows"] if tuple(row[key] for key in by) not in now)]
+    kept = (one for one in before["targets"] if _bin_of(one) not in bins and one["name"] not in named)
+    publish(name, sorted(rows, key=lambda row: int(row["bin"])), sorted([*targets, *kept], key=_bin_of))
 
 
 def _bin_of(target: dict[str, Any]) -> int:
@@ -39,10 +44,12 @@ def _bin_of(target: dict[str, Any]) -> int:
 
 
 def publish(name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
-    """Prints rows (of equal keys) and targets, and writes both to benchmarks/results/NAME.json."""
-    table = Table(*rows[0], title=name)
+    """Prints rows and targets, and writes both to benchmarks/results/NAME.json."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = Table(*columns, title=name)
     for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+        cells = [row.get(column, "") for column in columns]
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in cells))
     console = Console()
     console.print(table)
     for one in targets:

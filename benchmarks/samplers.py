@@ -7,7 +7,12 @@ was searched, and of the seconds of a proposal. `tpe raw` is Optuna's TPE with t
 outside is told to be, and not scored. Beside them is the best known: the best plan of all runs, and what as many
 exchanges as `--best-known` says make of it.
 
-Runs are kept in studies/benchmark-samplers; a run that was killed is made again, finished ones of this version stay.
+`--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without drafts
+it is `policy-tpe`, without policies and the allocator `tpe`. A prior that is left out says of an option what share of
+its sublayer, table or vocabulary is gone and how noisy the rest, wherever it is.
+
+Runs are kept in studies/benchmark-samplers; a run that was killed is made again, finished ones of this version stay,
+and ``python -m benchmarks.curves`` draws them.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from rich.console import Console
 
 from benchmarks.publish import publish_bins, target
@@ -32,20 +37,41 @@ from search.finalists import read_keyed
 from search.loop import suggest
 from search.opening import measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
-from search.samplers import SWAP, sampler_named
+from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, sampler_named
 from search.settings import FORMAT, SearchSettings
+from search.values import Uses
 from search.workbench import Workbench
 from space import VERSION
+from space.choices import Option, choices
 from space.files import write_whole
 from space.genes import encode
+from space.layout import Layout
 from space.limits import Limits
-from space.plan import NO_HEAL, Plan, plan_from_json, removed_sublayers
+from space.plan import NO_HEAL, Plan, Sublayer, plan_from_json, removed_sublayers
 from space.policy import Loss
+from space.prior import rate_noise
 
 BINS, SEEDS, TRIALS = (2, 3, 4), 5, 200
 RAW = "tpe raw"
 DEFAULT = SearchSettings.sampler
-SAMPLERS = (DEFAULT, "policy-tpe", SWAP, "tpe", RAW, "nsga2", "random")
+SAMPLERS = (DEFAULT, "policy-tpe", "policy-gp", ALLOCATOR, SWAP, "tpe", RAW, "nsga2", "random")
+# What the allocator's sampler goes by when something is left out.
+LEFT_OUT = {
+    "learning": Uses(learning=False),
+    "interactions": Uses(interactions=False),
+    "local search": Uses(local_search=False),
+}
+PRIOR = "prior"
+UNLEARNT = f"{DEFAULT} without learning"
+ABLATION = (
+    ALLOCATOR,
+    *(f"{ALLOCATOR} without {part}" for part in (PRIOR, *LEFT_OUT)),
+    DEFAULT,
+    "policy-tpe",
+    f"{DEFAULT} without {PRIOR}",
+    UNLEARNT,
+    "tpe",
+)
 AT = (20, 50, 100, 200)
 FOLDER = Path("studies/benchmark-samplers")
 
@@ -111,9 +137,34 @@ class Bench:
         return float(max(1, self.limits.bytes_of(plan) - self.limits.size_range.bound_bytes + 1))
 
     def _sampler(self, name: str, seed: int) -> BaseSampler:
+        whole, _, part = name.partition(" without ")
+        losses = {"nothing": unknown_loss(self.limits.layout)} if part == PRIOR else self.losses
+        basis = list(losses)[-1]
         if name == RAW:
             return TPESampler(seed=seed, multivariate=True, n_startup_trials=20)
-        return sampler_named(name, self.limits, self.losses, seed, 0)
+        if name == UNLEARNT:
+            return PolicySampler(RandomSampler, self.limits, seed, 0, basis=basis, loss=losses[basis])
+        if whole == ALLOCATOR and part in LEFT_OUT:
+            return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
+        return sampler_named(whole if part == PRIOR else name, self.limits, losses, seed, 0)
+
+
+def unknown_loss(layout: Layout) -> Loss:
+    """What options cost where nobody measured or knows anything of where they are: what share is gone, and noise."""
+    wholes = {name: options[-1] for name, options in choices(layout).items()}
+
+    def loss(name: str, option: Option) -> float:
+        whole = wholes[name]
+        if isinstance(option, int):
+            assert isinstance(whole, int)
+            return 1 - option / whole
+        if not isinstance(option, Sublayer):
+            return rate_noise(option)
+        assert isinstance(whole, Sublayer)
+        kept = option.kept / whole.kept
+        return 1 - kept + kept * rate_noise(option.rate)
+
+    return loss
 
 
 def bench(number: int) -> Bench:
@@ -221,6 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bins", type=int, nargs="+", default=BINS)
     parser.add_argument("--samplers", nargs="+", default=SAMPLERS)
+    parser.add_argument("--ablation", action="store_true", help="samplers with one thing left out at a time")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--best-known", type=int, default=2000, help="exchanges from the best plan of all runs")
@@ -230,11 +282,11 @@ def main() -> None:
     targets: list[Any] = []
     for number in options.bins:
         at_work = bench(number)
-        runs = runs_of(at_work, options.samplers, options.seeds, options.trials)
+        runs = runs_of(at_work, ABLATION if options.ablation else options.samplers, options.seeds, options.trials)
         known, plans = best_known(at_work, runs, options.best_known)
         rows += rows_of(number, runs, known, plans)
         targets += targets_of(number, runs, known)
-    publish_bins("samplers", rows, targets)
+    publish_bins("samplers", rows, targets, ("bin", "sampler"))
 
 
 if __name__ == "__main__":

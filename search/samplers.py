@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.baselines import least_loss_plan
 from search.judge import Judge
-from search.rungs import TRAITS, SeenStudy
+from search.rungs import RANGE, TRAITS, SeenStudy
+from search.values import EVERYTHING, Uses, Values
 from space.drafts import Drafts
 from space.errors import UserError
 from space.genes import HEAL_STEPS, decode, distributions, encode, repair, swapped
@@ -61,8 +62,8 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "qmc": lambda seed: QMCSampler(seed=seed, warn_asynchronous_seeding=False),
     "random": lambda seed: RandomSampler(seed=seed),
 }
-SWAP = "swap"
-SAMPLER_NAMES = (*POLICIES, SWAP, *SAMPLERS)
+SWAP, ALLOCATOR = "swap", "allocator"
+SAMPLER_NAMES = (*POLICIES, ALLOCATOR, SWAP, *SAMPLERS)
 
 
 class PlanSampler(BaseSampler):
@@ -285,6 +286,28 @@ class PolicySampler(PlanSampler):
         return found
 
 
+class AllocatorSampler(PolicySampler):
+    """Two of four proposals are of a draw of what every option costs, as the trials so far say it (`search.values`).
+
+    The others are policies, every other one drafted. In a study over all sizes it learns from trials of its range.
+    """
+
+    def __init__(
+        self, limits: Limits, seed: int, heal_steps: int, *, basis: str, loss: Loss, uses: Uses = EVERYTHING
+    ) -> None:
+        super().__init__(_tpe_of_policies, limits, seed, heal_steps, basis=basis, loss=loss, drafting=True)
+        self._values = Values(limits, loss, self._heal, uses)
+
+    def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+        trials = study.get_trials(deepcopy=False)
+        here = (None, self._limits.size_range.name)
+        known = [one for one in trials if one.state == TrialState.COMPLETE and one.user_attrs.get(RANGE) in here]
+        if trial.number % 4 < 2 or len(known) <= _FIRST_POLICIES:
+            return super()._proposed(study, trial, seed)
+        plans, losses = [decode(one.params, self._limits.layout) for one in known], [one.values[0] for one in known]
+        return self._untried(trials, seed, lambda again: (self._values.proposed(plans, losses, again), {}))
+
+
 class ListedStudy(Study):
     """A study that has the trials of a list, which is not copied, and what is asked of it.
 
@@ -357,6 +380,9 @@ def sampler_named(
         return PolicySampler(
             POLICIES[name], limits, seed, heal_steps, basis=basis, loss=losses[basis], drafting=drafting
         )
+    if name == ALLOCATOR:
+        basis = list(losses)[-1]
+        return AllocatorSampler(limits, seed, heal_steps, basis=basis, loss=losses[basis])
     if name == SWAP:
         return SwapSampler(limits, seed, heal_steps)
     return RepairingSampler(SAMPLERS[name], limits, seed, heal_steps)

@@ -17,44 +17,62 @@ from space.plan import NO_HEAL, Heal, Plan
 from space.policy import Loss, Policy, exponents_of, multipliers, split_loss
 
 
-class Drafts:
-    """Plans inside limits, of policies on one loss."""
+class Table:
+    """Everything that may be chosen, on arrays, and the plans that what it costs makes."""
 
-    def __init__(self, limits: Limits, loss: Loss) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._names, self._options, groups = groups_of(limits, lambda _name, _option: 0.0)
+        self.names, self.options, groups = groups_of(limits, lambda _name, _option: 0.0)
         constant = constant_bytes(limits)
         self._most = limits.size_range.bound_bytes - 1 - constant
         self._least = limits.size_range.least_bytes - constant
         self._sizes, values = table_of(groups)
         self._there = np.isfinite(values)
-        self._terms = _Terms(limits.layout, loss, self._names, self._options)
 
-    def plan(self, policy: Policy, heal: Heal = NO_HEAL) -> Plan | None:
-        """About the plan with the least loss by a policy; None where prices find none that fills the range."""
-        return self._found(policy, heal)[0]
+    def plan(self, losses: NDArray[np.float64], heal: Heal = NO_HEAL) -> Plan | None:
+        """About the plan whose items' losses (items,), group after group, have the least sum.
 
-    def proven(self, policy: Policy, heal: Heal, gap: float) -> Plan | None:
-        """The allocator's plan by a policy; None where prices do not prove it to be within a relative gap."""
-        plan, value, bound = self._found(policy, heal)
+        None where prices find none that fills the range.
+        """
+        return self._found(losses, heal)[0]
+
+    def proven(self, losses: NDArray[np.float64], heal: Heal, gap: float) -> Plan | None:
+        """The allocator's plan; None where prices do not prove it to be within a relative gap."""
+        plan, value, bound = self._found(losses, heal)
         if plan is None or bound - value > gap * abs(value):
             return None
         return plan if self._limits.hold(plan) else None
 
-    def _found(self, policy: Policy, heal: Heal) -> tuple[Plan | None, float, float]:
+    def _found(self, losses: NDArray[np.float64], heal: Heal) -> tuple[Plan | None, float, float]:
         """A plan, its value, less its loss, and the most value that any plan can have."""
         values = np.full(self._sizes.shape, -np.inf)
-        values[self._there] = -self._terms.losses(policy)
+        values[self._there] = -losses
         chosen, _, bound = priced(self._sizes, values, self._most)
         rows = np.arange(len(values))
         # header digits are counted as the most there can be, so that nothing is over the bound
         if chosen is None or self._sizes[rows, chosen].sum() < self._least:
             return None, 0.0, bound
-        plan = plan_of(self._limits.layout, options_of(self._names, self._options, chosen), heal)
+        plan = plan_of(self._limits.layout, options_of(self.names, self.options, chosen), heal)
         return plan if hears(plan) else None, float(values[rows, chosen].sum()), bound
 
 
-class _Terms:
+class Drafts:
+    """Plans inside limits, of policies on one loss."""
+
+    def __init__(self, limits: Limits, loss: Loss) -> None:
+        self._table = Table(limits)
+        self._terms = Terms(limits.layout, loss, self._table.names, self._table.options)
+
+    def plan(self, policy: Policy, heal: Heal = NO_HEAL) -> Plan | None:
+        """About the plan with the least loss by a policy; None where prices find none that fills the range."""
+        return self._table.plan(self._terms.losses(policy), heal)
+
+    def proven(self, policy: Policy, heal: Heal, gap: float) -> Plan | None:
+        """The allocator's plan by a policy; None where prices do not prove it to be within a relative gap."""
+        return self._table.proven(self._terms.losses(policy), heal, gap)
+
+
+class Terms:
     """Losses of items by policies: `space.policy.policy_loss`, for all options at once.
 
     An item's loss is the sum over its choices of 2^w (g 2^v + c)^p, in which w and v are sums of multipliers.
@@ -63,8 +81,8 @@ class _Terms:
     def __init__(
         self, layout: Layout, loss: Loss, names: list[tuple[str, ...]], options: list[list[tuple[Option, ...]]]
     ) -> None:
-        self._multipliers = list(multipliers(layout))
-        column = {name: i for i, name in enumerate(self._multipliers)}
+        self.multipliers = list(multipliers(layout))
+        column = {name: i for i, name in enumerate(self.multipliers)}
         split, exponents = split_loss(layout, loss), exponents_of(layout)
         items = [(several, joint) for several, group in zip(names, options, strict=True) for joint in group]
         terms = [
@@ -74,20 +92,20 @@ class _Terms:
         ]
         self._items = len(items)
         self._of = np.array([item for item, _, _ in terms])
-        self._goes, self._coarse = np.array([split(name, option) for _, name, option in terms]).T
-        self._weights, self._inside = np.zeros((2, len(terms), len(column)))
+        self.goes, self.coarse = np.array([split(name, option) for _, name, option in terms]).T
+        self.weights, self.inside = np.zeros((2, len(terms), len(column)))
         for row, (_, name, option) in enumerate(terms):
             weight, inside = exponents(name, option)
             for multiplier, share in weight.items():
-                self._weights[row, column[multiplier]] = share
+                self.weights[row, column[multiplier]] = share
             if inside is not None:
-                self._inside[row, column[inside]] = 1.0
+                self.inside[row, column[inside]] = 1.0
 
     def losses(self, policy: Policy) -> NDArray[np.float64]:
         """Of every item (items,), group after group."""
-        powers = np.array([policy[name] for name in self._multipliers])
-        goes = self._goes * 2 ** (self._inside @ powers)
-        terms = 2 ** (self._weights @ powers) * (goes + self._coarse) ** 2 ** policy["power"]
+        powers = np.array([policy[name] for name in self.multipliers])
+        goes = self.goes * 2 ** (self.inside @ powers)
+        terms = 2 ** (self.weights @ powers) * (goes + self.coarse) ** 2 ** policy["power"]
         found = np.zeros(self._items)
         np.add.at(found, self._of, terms)
         return found

@@ -14,7 +14,7 @@ from models.loading import Source
 from search.baselines import least_loss_plan, losses_of
 from search.loop import suggest
 from search.rungs import SeenStudy
-from search.samplers import POLICIES, SAMPLER_NAMES, ListedStudy, PolicySampler, sampler_named
+from search.samplers import ALLOCATOR, POLICIES, SAMPLER_NAMES, ListedStudy, PolicySampler, sampler_named
 from space.bins import bin_range
 from space.choices import choices_of, sizes
 from space.errors import UserError
@@ -26,6 +26,8 @@ from space.traits import traits
 from tests.tiny import load_tiny
 
 TRIALS = 6
+# From the trials before, in ways of their own, after a few.
+LEARNING = ("policy", ALLOCATOR)
 # Optuna calls some of its samplers experimental.
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -79,16 +81,17 @@ def test_proposals_are_plans_inside_the_limits_and_the_same_each_time(source: So
     assert plans == run(limits, source, name, TRIALS)[1]
     assert plans != run(limits, source, name, TRIALS, seed=1)[1]
     kept = [any(key.startswith("policy") for key in trial.user_attrs) for trial in study.trials]
-    assert kept == [name.startswith("policy")] * TRIALS
+    assert kept == [name in (*POLICIES, ALLOCATOR)] * TRIALS
 
 
-def test_a_proposal_depends_on_the_trials_before_it_alone(source: Source) -> None:
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_proposal_depends_on_the_trials_before_it_alone(source: Source, name: str) -> None:
     """A run that was killed is taken up by another sampler of the same kind, which has seen nothing itself."""
     limits = limits_of(source)
-    study, plans = run(limits, source, "policy", 16)
+    study, plans = run(limits, source, name, 16)
     again = optuna.create_study(directions=["minimize", "minimize"])
     again.add_trials(study.trials[:15])
-    again.sampler = sampler_named("policy", limits, losses_of(limits, source.vocabulary.coverage), 0)
+    again.sampler = sampler_named(name, limits, losses_of(limits, source.vocabulary.coverage), 0)
     assert suggest(again.ask(), limits.layout, HEAL_STEPS) == plans[15]
 
 
@@ -107,10 +110,21 @@ def test_a_trial_that_was_killed_between_two_parameters_keeps_its_plan(source: S
     assert suggest(study.ask(), limits.layout, HEAL_STEPS) != proposed
 
 
-def test_no_plan_is_proposed_twice(source: Source) -> None:
+@pytest.mark.parametrize("name", LEARNING)
+def test_no_plan_is_proposed_twice(source: Source, name: str) -> None:
     limits = limits_of(source)
-    _, plans = run(limits, source, "policy", 24)
+    _, plans = run(limits, source, name, 24)
     assert len(set(plans)) == len(plans)
+    assert all(limits.hold(plan) for plan in plans)
+
+
+def test_two_of_four_proposals_are_of_learnt_values(source: Source) -> None:
+    """Once there is something to learn from; the others are policies as ever."""
+    limits = limits_of(source)
+    study, plans = run(limits, source, ALLOCATOR, 24)
+    policies = [any(key.startswith("policy") for key in trial.user_attrs) for trial in study.trials]
+    assert policies == [number < 14 or number % 4 < 2 for number in range(24)]
+    assert {plan.heal.steps for plan in plans} == {HEAL_STEPS}
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
