@@ -33,9 +33,9 @@ Curves = Mapping[str, NDArray[np.float64]]
 
 
 def so_far(path: Path) -> NDArray[np.float64]:
-    """The best divergence so far of a kept run, trial after trial."""
+    """The best divergence so far of a kept run, trial after trial; NaN before any is inside of the limits."""
     found = json.loads(path.read_text())["divergences"]
-    best: NDArray[np.float64] = np.minimum.accumulate([np.inf if one is None else one for one in found])
+    best: NDArray[np.float64] = np.fmin.accumulate([math.nan if one is None else one for one in found])
     return best
 
 

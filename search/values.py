@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from search.baselines import least_loss_plan
 from space.choices import Option, choices, choices_of, sizes
 from space.drafts import Table, Terms
 from space.genes import swapped
@@ -41,11 +40,10 @@ _FAR, _DOWN = (1.0, 8.0), 1.5
 # Prices of a step that are tried for that, and the least and the largest.
 _PRICES, _PRICE_ENDS = 8, (1e-4, 1.0)
 # Plans an exchange away that are looked at.
-_NEIGHBOURS = 8
+_NEIGHBOURS = 4
 # Steps of Gauss and Newton at most, and the share of the squares below which there are no more.
 _STEPS, _STILL = 15, 1e-4
 _LEAST = 1e-9
-GAP = 1e-3
 
 Array = NDArray[np.float64]
 
@@ -124,8 +122,6 @@ class Values:
         price, plan = self._far_as(costs, away, math.exp(rng.uniform(*map(math.log, _FAR))))
         if plan is None:
             return swapped(replace(parent, heal=self._heal), self._limits, seed)
-        priced = dict(zip(model.place, (costs + price * away).tolist(), strict=True))
-        plan = least_loss_plan(self._limits, lambda name, option: priced[name, option], self._heal, GAP)
         near = [plan]
         if self._uses.local_search:
             near += [swapped(plan, self._limits, rng.getrandbits(32)) for _ in range(_NEIGHBOURS)]
