@@ -77,9 +77,8 @@ class Ring:
 
     def heard(self, plan: Plan) -> float:
         """100 less chrF of a plan on the proxy role, unhealed; kept, since removal asks for many."""
-        text = plan.to_json()
-        path = self.folder / "heard" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-        found: float = kept(path, f"{self.made_of}|{text}", lambda: {"loss": self._heard(plan)})["loss"]
+        path = self.folder / "heard" / f"{_named(plan)}.json"
+        found: float = kept(path, f"{self.made_of}|{plan.to_json()}", lambda: {"loss": self._heard(plan)})["loss"]
         return found
 
     def _heard(self, plan: Plan) -> float:
@@ -116,14 +115,17 @@ class Ring:
         return Contender(name, f"trial {number}: {said(self.limits.layout, plan)}", plan)
 
     def carried_out(self, one: Contender) -> dict[str, Any] | None:
-        """What a contender came to, with its translations of the report role; None where no plan fits."""
+        """What a contender came to, with its translations of the report role; None where no plan fits.
+
+        Contenders of one plan are one.
+        """
         if one.plan is None:
             return None
-        settings, folder = self.settings, self.folder / one.name
+        settings, folder = self.settings, self.folder / "healed" / _named(one.plan)
         print(f"{one.name}: {one.what}", flush=True)
         result = examine_plan(
             one.plan,
-            {"contender": one.name, "what": one.what},
+            {"what": one.what},
             self._with_recombined,
             self.exam,
             folder,
@@ -147,6 +149,10 @@ class Ring:
     def _report(self, folder: Path) -> dict[str, list[str]]:
         """The report role, which is opened for what is carried out in full only."""
         return self.exam.translations(*load_translator(folder / "model"), "report")
+
+
+def _named(plan: Plan) -> str:
+    return hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
 
 
 def ring(settings: SearchSettings) -> Ring:
