@@ -6,7 +6,7 @@ decoder first and encoder where the decoder alone is not enough, at 4 bits and, 
 bits that fit; a rate for each sublayer by additive losses without pruning, as AutoRound's AutoScheme allocates them;
 and the allocator on the same losses with pruning allowed, our search's own first step. All are filled up to the bound
 and healed with the same steps, rows and seed, the champion anew, stored, weighed, loaded back and translate the report
-role. Leads are the champion's, with 95 % intervals and p-values of the paired bootstrap.
+role. Leads are the champion's, with the 95 % intervals and p-values of the paired bootstrap over its utterances.
 
 Results are kept in studies/benchmark-champions, plan by plan; a run that was killed goes on where it was. Without a
 study the others are made ahead, and nothing is published.
@@ -55,6 +55,8 @@ from space.plan import Plan
 STUDY = "benchmark-champions"
 CHAMPION = "champion"
 SIGNIFICANT = 0.05
+# The champion's, by direction and metric.
+Leads = Mapping[str, Mapping[str, Lead]]
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,8 @@ def ring(settings: SearchSettings) -> Ring:
     return Ring(settings, found, workbench, exam, made_of)
 
 
-def leads(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]], exam: Exam) -> dict[str, Any]:
-    """The lead of our translations of the report role by direction and metric."""
+def leads(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]], exam: Exam) -> Leads:
+    """How far our translations of the report role are ahead of theirs."""
     references = exam.references("report")
     return {
         direction: {
@@ -176,29 +178,35 @@ def leads(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]
     }
 
 
-def rows_of(number: int, exam: Exam, one: Contender, result: dict[str, Any] | None, found: Any) -> list[dict[str, Any]]:
-    """A row for each direction; `found` are the champion's leads, nothing for itself."""
+def rows_of(
+    number: int, exam: Exam, one: Contender, result: dict[str, Any] | None, found: Leads | None
+) -> list[dict[str, Any]]:
+    """A row for each direction; `found` are the champion's leads, None for itself and where nothing fits."""
     rows = []
-    references = exam.references("report")
     for direction in exam.directions:
         row = {"bin": number, "model": one.name, "what": one.what, "direction": direction}
         if result is not None:
             row |= {"bytes": result["bytes_on_disk"], "parameters": result["parameters"]}
             row |= {"heal steps": result["heal_steps"], "select chrF2": round(mean_chrf(result["select"]), 2)}
-        for name, metric in metrics_of(DIRECTIONS[direction]).items():
-            if result is None:
-                break
-            score = metric.corpus_score(result["translations"][direction], [references[direction]]).score
-            row |= {name: round(score, 2), f"{name} lead": _said(found[direction][name]) if found else ""}
+            row |= _scores(exam, direction, result["translations"][direction], found[direction] if found else {})
         rows.append(row)
     return rows
+
+
+def _scores(exam: Exam, direction: str, said: Sequence[str], found: Mapping[str, Lead]) -> dict[str, Any]:
+    """Scores of translations of the report role, and the champion's leads over them."""
+    scores: dict[str, Any] = {}
+    for name, metric in metrics_of(DIRECTIONS[direction]).items():
+        score = metric.corpus_score(said, [exam.references("report")[direction]]).score
+        scores |= {name: round(score, 2), f"{name} lead": _said(found[name]) if found else ""}
+    return scores
 
 
 def _said(one: Lead) -> str:
     return f"{one.value:+.1f} ({one.low:.1f} to {one.high:.1f}), p {one.p:.3f}"
 
 
-def targets_of(number: int, one: Contender, found: Mapping[str, Mapping[str, Lead]]) -> list[dict[str, Any]]:
+def targets_of(number: int, one: Contender, found: Leads) -> list[dict[str, Any]]:
     """The champion's BLEU is at least the contender's in every direction, and significantly so."""
     worst = min((scores["BLEU"] for scores in found.values()), key=lambda lead: lead.value)
     likely = max(scores["BLEU"].p if scores["BLEU"].value > 0 else 1.0 for scores in found.values())
