@@ -97,9 +97,9 @@ class Ring:
             uniform(self.limits),
             middle_removed(self.limits),
             greedy(self.limits, path),
-            greedy_at_bits_that_fit(self.limits, path, self.heard),
             additive(self.limits, losses["sensitivities"]),
             allocated(self.limits, losses["sensitivities"]),
+            greedy_at_bits_that_fit(self.limits, path, self.heard),
         ]
 
     def champion(self, summary: Mapping[str, Any], study: Path) -> Contender:
