@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
@@ -24,10 +25,16 @@ class Scores:
         return {"bleu": round(self.bleu, 2), "chrf": round(self.chrf, 2)}
 
 
+def metrics_of(language: str) -> dict[str, Metric]:
+    """By name what translations into a language are scored with."""
+    bleu = BLEU(tokenize=_TOKENIZERS.get(language, "13a"), trg_lang=language)
+    return {"BLEU": bleu, "chrF2": CHRF(), "chrF2++": CHRF(word_order=2)}
+
+
 def score(hypotheses: Sequence[str], references: Sequence[str], language: str) -> Scores:
     """BLEU and chrF2 of hypotheses against one reference each, both in the same order."""
-    bleu = BLEU(tokenize=_TOKENIZERS.get(language, "13a"), trg_lang=language)
-    chrf = CHRF()
+    metrics = metrics_of(language)
+    bleu, chrf = metrics["BLEU"], metrics["chrF2"]
     return Scores(
         bleu=bleu.corpus_score(hypotheses, [references]).score,
         chrf=chrf.corpus_score(hypotheses, [references]).score,

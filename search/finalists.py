@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,29 @@ class Exam:
 
     def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
         """BLEU, chrF and signatures by direction on a role."""
-        examples, found = self.corpus.examples(role), {}
+        return self.scored(self.translations(model, processor, role), role)
+
+    def translations(self, model: Any, processor: Any, role: str) -> dict[str, list[str]]:
+        """What a model makes of a role's utterances, by direction."""
+        examples = self.corpus.examples(role)
+        return {
+            direction: translate(model, processor, examples, DIRECTIONS[direction], batch_size=self.batch_size)
+            for direction in self.directions
+        }
+
+    def references(self, role: str) -> dict[str, list[str]]:
+        """What a role's utterances should become, by direction."""
+        examples = self.corpus.examples(role)
+        return {
+            direction: [example.references[DIRECTIONS[direction]] for example in examples]
+            for direction in self.directions
+        }
+
+    def scored(self, translations: Mapping[str, Sequence[str]], role: str) -> dict[str, dict[str, Any]]:
+        """Scores of translations of a role."""
+        found, references = {}, self.references(role)
         for direction in self.directions:
-            language = DIRECTIONS[direction]
-            hypotheses = translate(model, processor, examples, language, batch_size=self.batch_size)
-            scores = score(hypotheses, [example.references[language] for example in examples], language)
+            scores = score(translations[direction], references[direction], DIRECTIONS[direction])
             signatures = [*scores.signatures, f"decoding|{DECODING}", f"{role} role of data {self.data}"]
             signatures += filter(None, [current().signature.removeprefix("|")])
             found[direction] = {**scores.to_dict(), "signatures": signatures}
@@ -79,17 +97,49 @@ def examine(
     key: str,
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Carries a trial's plan out in full and scores what is loaded back; a finished one of this `key` is only read.
+    """Carries a trial's plan out in full and scores what is loaded back; a finished one of this `key` is only read."""
+    about = {"trial": trial.number, "baseline": trial.user_attrs.get("baseline")}
+    return examine_plan(
+        decode(trial.params, source.layout),
+        about,
+        workbench,
+        exam,
+        folder,
+        source=source,
+        limits=limits,
+        heal_steps=heal_steps,
+        healing=healing,
+        seed=trial.user_attrs["seed"],
+        key=key,
+        progress=progress,
+    )
+
+
+def examine_plan(
+    plan: Plan,
+    about: Mapping[str, Any],
+    workbench: Callable[[], Workbench],
+    exam: Exam,
+    folder: Path,
+    *,
+    source: Source,
+    limits: Limits,
+    heal_steps: int,
+    healing: HealSettings,
+    seed: int,
+    key: str,
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Carries a plan out in full and scores what is loaded back; a finished one of this `key` is only read.
 
     What the plan leaves unused under the bound its coded rates are given first. The workbench, which is costly to make,
-    is asked for where there is something to carry out.
+    is asked for where there is something to carry out. The result holds what is said `about` the plan.
 
     The report role is not touched here. Raises AssertionError if an artefact leaves the range or its prediction.
     """
     result_path = folder / RESULT
-    plan = decode(trial.params, source.layout)
     plan = filled(replace(plan, heal=replace(plan.heal, steps=heal_steps)), limits)
-    key = f"{key}|{healing}|{trial.user_attrs['seed']}|{plan.to_json()}"
+    key = f"{key}|{healing}|{seed}|{plan.to_json()}"
     known = read_keyed(result_path, key)
     if known is not None:
         return known
@@ -97,17 +147,16 @@ def examine(
     result_path.unlink(missing_ok=True)
     predicted = limits.bytes_of(plan)
     file = TrainingFile(folder / "healing", key)
-    done = heal_in_full(workbench(), plan, Coach(trial.user_attrs["seed"], healing, progress, file=file))
+    done = heal_in_full(workbench(), plan, Coach(seed, healing, progress, file=file))
     on_disk = write_checkpoint(folder / "model", source, done.plan, done.stored)
     # coded matrices leave next to nothing (tests/search/test_study.py); what they leave ends no study
     full = on_disk == predicted or (on_disk < predicted and _coded(source, plan))
-    assert full, f"trial {trial.number}: {on_disk} bytes on disk, {predicted} predicted"
-    assert limits.size_range.holds(on_disk), f"trial {trial.number}: {on_disk} bytes are outside of the range"
+    assert full, f"{folder}: {on_disk} bytes on disk, {predicted} predicted"
+    assert limits.size_range.holds(on_disk), f"{folder}: {on_disk} bytes are outside of the range"
     model, processor = load_translator(folder / "model")
     result = {
         "key": key,
-        "trial": trial.number,
-        "baseline": trial.user_attrs.get("baseline"),
+        **about,
         "bytes_predicted": predicted,
         "bytes_on_disk": on_disk,
         "parameters": plan_parameters(source.layout, plan),
