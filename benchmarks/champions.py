@@ -105,7 +105,7 @@ class Ring:
     def champion(self, summary: Mapping[str, Any], study: Path) -> Contender:
         """The plan of a study's best finalist. Raises UserError where it is of another model, data or range."""
         size_range = (summary["least_bytes"], summary["bound_bytes"])
-        ours = (self.found.size_range.least_bytes, self.found.size_range.bound_bytes)
+        ours = (self.limits.size_range.least_bytes, self.limits.size_range.bound_bytes)
         made_of = f"|model {self.found.model}|data {self.found.data}|"
         if size_range != ours or made_of not in summary["signatures"]["loss"]:
             raise UserError(f"--study {study}: is of another model, data or range than bin {self.settings.bin} here")
@@ -162,7 +162,7 @@ def ring(settings: SearchSettings) -> Ring:
     found = opened(settings)
     workbench = workbench_of(settings, found, Console())
     exam = Exam(found.corpus, settings.directions, found.data)
-    made_of = f"{asdict(found.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
+    made_of = f"{asdict(found.limits.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
     return Ring(settings, found, workbench, exam, made_of)
 
 
