@@ -162,7 +162,9 @@ def ring(settings: SearchSettings) -> Ring:
     found = opened(settings)
     workbench = workbench_of(settings, found, Console())
     exam = Exam(found.corpus, settings.directions, found.data)
-    made_of = f"{asdict(found.limits.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
+    made_of = (
+        f"{asdict(found.limits.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
+    )
     return Ring(settings, found, workbench, exam, made_of)
 
 

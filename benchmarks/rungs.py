@@ -109,7 +109,9 @@ def trials_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace,
     def said(trial: FrozenTrial) -> None:
         print(trial.number, [round(x, 4) for x in trial.user_attrs[DIVERGENCES]], trial.user_attrs[SECONDS], flush=True)
 
-    run_trials(study, workbench, Terms(limits, first, seed, "benchmark", ALL, options.heal_steps), options.trials, said)
+    run_trials(
+        study, workbench, Terms([limits], first, seed, "benchmark", ALL, options.heal_steps), options.trials, said
+    )
     return study.get_trials(states=(TrialState.COMPLETE,))
 
 
