@@ -53,7 +53,6 @@ _CHANGES = 3
 # Plans that neighbours are made of, and how often a plan that is there already is drawn again.
 _NEAR, _TRIES = 12, 20
 _RESULT = "fidelity.json"
-# Proxies that rungs go by, as their names begin.
 # What plans are ranked by in the end, by name and whether they are healed for it.
 FULL = {"unhealed": False, "healed": True}
 

@@ -129,7 +129,9 @@ def _run(
 ) -> None:
     trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
     plan = suggest(trial, terms.layout, terms.heal_steps)
-    limits = limits_of(study.get_trials(deepcopy=False)[trial.number].user_attrs, terms.ranges)
+    # as they are stored: a sampler may have named the range since the trial was made
+    kept = study.get_trials(deepcopy=False)[trial.number].user_attrs
+    limits = limits_of(kept, terms.ranges)
     size_bytes = limits.bytes_of(plan)
     assert limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)
@@ -142,7 +144,7 @@ def _run(
         removed_sublayers(plan),
         plan.heal.steps,
         traits(plan, terms.layout),
-        range=trial.user_attrs.get(RANGE),
+        range=kept.get(RANGE),
     )
 
     def promote(divergences: tuple[float, ...]) -> bool:

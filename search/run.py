@@ -146,9 +146,9 @@ def _named(ranges: Sequence[SizeRange]) -> str:
 
 def _gate(study: optuna.Study, measured: Mapping[str, Any] | None, console: Console) -> Gate:
     """That of the study's own fidelity, if it was measured; a study keeps to the proxy it began with."""
-    if _GATE not in study.user_attrs:
-        first = measured["gate"] if measured and not study.get_trials(deepcopy=False) else DIVERGENCE
-        study.set_user_attr(_GATE, first)
+    begun = bool(study.get_trials(deepcopy=False))
+    if _GATE not in study.user_attrs or not begun:
+        study.set_user_attr(_GATE, measured["gate"] if measured and not begun else DIVERGENCE)
     gate, known = Gate(study.user_attrs[_GATE]), "the bundled model's"
     if measured and measured["survival"] and measured["gate"] == gate.proxy:
         gate, known = replace(gate, survival=measured["survival"]), f"by the fidelity of {measured['plans']} plans"

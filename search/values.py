@@ -135,7 +135,7 @@ class Values:
             price = math.sqrt(low * high)
             items = np.bincount(self._items, (costs + price * away)[self._options]).astype(float)
             plan = self._table.plan(items, self._heal)
-            if plan is None:
+            if plan is None or not self._limits.hold(plan):
                 break
             far = away[self._model.row(plan)].sum()
             if far:
