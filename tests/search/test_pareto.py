@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ import launch
 from compress.checkpoint import folder_bytes
 from models.loading import Source
 from search.baselines import few_starts, losses_of
-from search.loop import limits_of, suggest
+from search.loop import Terms, limits_of, run_trials, suggest
 from search.pareto import ParetoSampler, RangeStudy, placed, sampler_over, size_over
 from search.rungs import RANGE
 from search.samplers import SAMPLER_NAMES
+from search.workbench import Evaluation
 from space.bins import REFERENCE_BYTES, all_ranges, bin_range
 from space.genes import HEAL_STEPS
 from space.limits import Limits
@@ -206,3 +209,30 @@ def test_a_bin_begins_with_the_plans_of_its_range(
     assert warm
     taken = {pareto.trials[int(name.rpartition(" ")[2])].user_attrs[RANGE] for name in warm}
     assert taken == {"bin 2"}
+
+
+@dataclass(frozen=True)
+class Stand:
+    """In a workbench's place: a plan is as close as it is told to be, and translates where every rung lets it on."""
+
+    scores: Iterator[float]
+
+    def evaluate(self, plan: Plan, seed: int, promote: Callable[[tuple[float, ...]], bool], gate: str) -> Evaluation:
+        score = next(self.scores)
+        kept = promote((score,)) and promote((score, score))
+        return Evaluation((score, score) if kept else (score,), (1.0,) * (2 + kept), 50.0 + score if kept else None)
+
+
+@pytest.mark.parametrize("name", ["random", "swap"])
+def test_rungs_stop_trials_beside_those_of_their_range(ranges: list[Limits], source: Source, name: str) -> None:
+    """Whether the sampler names the range before the trial is stored or behind."""
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.sampler = sampler_over(ranges, name, losses_of(ranges[0], source.vocabulary.coverage), 0, HEAL_STEPS)
+    scores = (float(number) for number in range(1, 100))
+    terms = Terms(ranges, (), 0, "none", survival=(0.5, 0.5))
+    run_trials(study, Stand(scores), terms, 60, lambda _trial: None)  # type: ignore[arg-type]
+    for limits in ranges:
+        here = [trial for trial in study.trials if trial.user_attrs[RANGE] == limits.size_range.name]
+        assert [trial.state for trial in here[:6]] == [TrialState.COMPLETE] * 6, "until a rung has seen a few"
+        stopped = [trial.state == TrialState.PRUNED for trial in here[6:]]
+        assert 2 * sum(stopped) > len(stopped), "each is farther off than all before; some remove less, or are smaller"
