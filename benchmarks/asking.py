@@ -8,7 +8,6 @@ there are made up. Medians, in memory and in SQLite as a study's folder has it, 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 import time
@@ -22,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, create_trial
 from rich.console import Console
 
-from benchmarks.publish import RESULTS, publish, target
+from benchmarks.publish import publish, target, with_earlier
 from models.layouts import find_anatomy
 from search.asking import asked
 from search.baselines import least_loss_plan
@@ -102,14 +101,6 @@ def seconds_of(study: optuna.Study, limits: Limits, proposals: int) -> float:
     return median(found)
 
 
-def with_earlier(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Beside what earlier runs found for other storages, numbers of trials and samplers."""
-    path = RESULTS / "asking.json"
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
-    found = {(row["storage"], row["trials"], row["sampler"]): row for row in (*before, *rows)}
-    return sorted(found.values(), key=lambda row: (row["storage"], row["trials"], row["sampler"]))
-
-
 def main() -> None:
     """A row for each storage, number of trials and sampler."""
     parser = argparse.ArgumentParser()
@@ -142,7 +133,8 @@ def main() -> None:
                         }
                     )
                     Console().print(rows[-1])
-    rows = with_earlier(rows)
+    by = ("storage", "trials", "sampler")
+    rows = sorted(with_earlier("asking", rows, by), key=lambda row: tuple(row[key] for key in by))
     default = [row for row in rows if row["sampler"] == SearchSettings.sampler and row["trials"] == 1000]
     publish(
         "asking",

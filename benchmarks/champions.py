@@ -36,18 +36,17 @@ from benchmarks.contenders import (
     uniform,
 )
 from benchmarks.publish import publish_bins, target
-from benchmarks.samplers import kept
+from benchmarks.samplers import kept, made_of
 from compress.checkpoint import load_translator, read_plan
 from compress.heal import HealSettings
 from corpora.roles import DIRECTIONS
 from scoring.metrics import metrics_of
 from scoring.significance import Lead, lead
-from search.finalists import Exam, examine_plan, mean_chrf
+from search.finalists import Exam, examine, mean_chrf
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.run import SUMMARY
-from search.settings import FORMAT, SearchSettings
+from search.settings import SearchSettings
 from search.workbench import RUNG_UTTERANCES, Workbench, with_recombined
-from space import VERSION
 from space.errors import UserError
 from space.limits import Limits
 from space.plan import Plan
@@ -125,7 +124,7 @@ class Ring:
             return None
         settings, folder = self.settings, self.folder / "healed" / _named(one.plan)
         print(f"{one.name}: {one.what}", flush=True)
-        result = examine_plan(
+        result = examine(
             one.plan,
             {"what": one.what},
             self._with_recombined,
@@ -162,10 +161,7 @@ def ring(settings: SearchSettings) -> Ring:
     found = opened(settings)
     workbench = workbench_of(settings, found, Console())
     exam = Exam(found.corpus, settings.directions, found.data)
-    made_of = (
-        f"{asdict(found.limits.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
-    )
-    return Ring(settings, found, workbench, exam, made_of)
+    return Ring(settings, found, workbench, exam, f"{asdict(found.limits.size_range)}|{made_of(found)}")
 
 
 def leads(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]], exam: Exam) -> Leads:

@@ -20,14 +20,13 @@ import optuna
 from rich.console import Console
 
 from benchmarks.publish import publish, target
-from benchmarks.samplers import Bench, kept, quartiles
+from benchmarks.samplers import Bench, kept, made_of, quartiles
 from search.baselines import Start, few_starts, starts
 from search.loop import limits_of, suggest
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pareto import sampler_over
 from search.rungs import BYTES, DIVERGENCES, REMOVED
-from search.settings import FORMAT, SearchSettings
-from space import VERSION
+from search.settings import SearchSettings
 from space.bins import BIN_NUMBERS, bin_range
 from space.genes import encode
 from space.limits import Limits
@@ -110,14 +109,13 @@ def main() -> None:
     opening = opened(settings)
     workbench = workbench_of(settings, opening, console)
     losses = measured_losses(workbench, opening.ranges[-1], console)
-    made_of = f"model {opening.model}|data {opening.data}|tightfit {VERSION}, format {FORMAT}"
-    bench = Bench(0, opening.ranges[-1], losses, workbench, made_of)
+    bench = Bench(0, opening.ranges[-1], losses, workbench, made_of(opening))
     bounds = [limits.size_range.bound_bytes for limits in opening.ranges]
     runs: dict[str, list[list[list[Any]]]] = {ONE: [], FIVE: []}
     for seed in range(options.seeds):
         for name, way in ((ONE, one), (FIVE, five)):
             path = FOLDER / f"{name}, seed {seed}, {options.trials} trials.json"
-            key = f"{made_of}|{name}|{seed}|{options.trials}"
+            key = f"{bench.made_of}|{name}|{seed}|{options.trials}"
             run = kept(path, key, lambda way=way, seed=seed: {"points": way(bench, opening, seed, options.trials)})  # type: ignore[misc]
             runs[name].append(run["points"])
             print(seed, name, round(volume(run["points"], bounds[0], bounds[-1]), 3), flush=True)

@@ -28,13 +28,23 @@ def publish_bins(
     Rows have a `bin`, and take the place of those that are alike in what they are told apart `by`; the names of targets
     begin with their bin. Where bins are replaced as a whole so are their targets, else those of the same name.
     """
-    path = RESULTS / f"{name}.json"
-    before = json.loads(path.read_text()) if path.exists() else {"rows": [], "targets": []}
-    now, named = {tuple(row[key] for key in by) for row in rows}, {one["name"] for one in targets}
+    named = {one["name"] for one in targets}
     bins = {row["bin"] for row in rows} if tuple(by) == ("bin",) else set()
-    rows = [*rows, *(row for row in before["rows"] if tuple(row[key] for key in by) not in now)]
-    kept = (one for one in before["targets"] if _bin_of(one) not in bins and one["name"] not in named)
+    kept = (one for one in _earlier(name)["targets"] if _bin_of(one) not in bins and one["name"] not in named)
+    rows = with_earlier(name, rows, by)
     publish(name, sorted(rows, key=lambda row: int(row["bin"])), sorted([*targets, *kept], key=_bin_of))
+
+
+def with_earlier(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows, and behind them what was published before but for those alike in what they are told apart `by`."""
+    now = {tuple(row[key] for key in by) for row in rows}
+    return [*rows, *(row for row in _earlier(name)["rows"] if tuple(row[key] for key in by) not in now)]
+
+
+def _earlier(name: str) -> dict[str, list[dict[str, Any]]]:
+    path = RESULTS / f"{name}.json"
+    found: dict[str, list[dict[str, Any]]] = {"rows": [], "targets": []}
+    return json.loads(path.read_text()) if path.exists() else found  # type: ignore[no-any-return]
 
 
 def _bin_of(target: dict[str, Any]) -> int:

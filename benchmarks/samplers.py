@@ -35,7 +35,7 @@ from benchmarks.publish import publish_bins, target
 from search.baselines import starts
 from search.finalists import read_keyed
 from search.loop import suggest
-from search.opening import measured_losses, opened, workbench_of
+from search.opening import Opened, measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
 from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, sampler_named
 from search.settings import FORMAT, SearchSettings
@@ -173,10 +173,13 @@ def bench(number: int) -> Bench:
     found = opened(settings)
     workbench = workbench_of(settings, found, console)
     losses = measured_losses(workbench, found.limits, console)
-    made_of = (
-        f"{asdict(found.limits.size_range)}|model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
-    )
-    return Bench(number, found.limits, losses, workbench, made_of)
+    about = f"{asdict(found.limits.size_range)}|{made_of(found)}"
+    return Bench(number, found.limits, losses, workbench, about)
+
+
+def made_of(found: Opened) -> str:
+    """What kept runs depend on besides limits."""
+    return f"model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
 
 
 def kept(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

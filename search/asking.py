@@ -30,12 +30,11 @@ class Proposer(Protocol):
 
 def asked(study: Study) -> Trial:
     """The next trial: one that waits, or the sampler's proposal. Nobody else may be asking."""
-    sampler = study.sampler
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    sampler, trials = study.sampler, study.get_trials(deepcopy=False)
+    waiting = any(trial.state == TrialState.WAITING for trial in trials)
     if waiting or not isinstance(sampler, Proposer) or sampler.needs_trial:
         return study.ask()
-    number = len(study.get_trials(deepcopy=False))
-    params, kept = sampler.proposal(study, number)
+    params, kept = sampler.proposal(study, len(trials))
     running = create_trial(
         state=TrialState.RUNNING, params=params, distributions=sampler.space(), user_attrs=dict(kept)
     )

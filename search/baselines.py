@@ -20,8 +20,8 @@ from space.spread import spread
 
 # Attributes of trials that were not proposed by a sampler.
 START_KINDS = ("baseline", "allocator", "warm start", "narrowed")
-# Of those trials that every rung is run for.
-WHOLE_KINDS = START_KINDS[:2]
+# Of those that every rung is run for.
+WHOLE_KINDS = ("baseline", "allocator")
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
@@ -58,14 +58,11 @@ def starts(
 
     An allocator's plan has the least sum of losses. The grid has at most a tenth of the `trials`.
     """
-    simple = [Start("baseline", name, plan) for name, plan in baselines(limits, heal)]
     allocated = []
     for values, loss in losses.items():
         plan = least_loss_plan(limits, loss)
-        healed = [replace(plan, heal=replace(heal, steps=steps)) for steps in dict.fromkeys((heal.steps, 0))]
-        allocated += [Start("allocator", f"{values}, {one.heal.steps} heal steps", one) for one in healed]
-    grid = islice(narrowed(limits, heal), min(_MOST_NARROWED, trials // 10))
-    return [*simple, *allocated, *warm, *(Start("narrowed", name, plan) for name, plan in grid)]
+        allocated += [_allocated(values, plan, replace(heal, steps=steps)) for steps in dict.fromkeys((heal.steps, 0))]
+    return [*_simple(limits, heal), *allocated, *warm, *_grid(limits, heal, min(_MOST_NARROWED, trials // 10))]
 
 
 def few_starts(
@@ -76,17 +73,30 @@ def few_starts(
     Of baselines the one in the middle, of the grid the shallowest and the deepest first. Each names the range;
     `trials` are those of the range, all of whose plans are healed for `heal`.
     """
-    everything = starts(limits, losses, heal, 10 * _MOST_NARROWED, warm)
-    kinds = {kind: [start for start in everything if start.kind == kind] for kind in START_KINDS}
-    middle = len(kinds["baseline"]) // 2
+    simple, (values, loss) = _simple(limits, heal), list(losses.items())[-1]
+    middle = len(simple) // 2
+    grid = sorted(_grid(limits, heal, _MOST_NARROWED), key=lambda start: removed_sublayers(start.plan))
     chosen = [
-        *kinds["baseline"][middle : middle + 1],
-        *[start for start in kinds["allocator"] if start.plan.heal == heal][-1:],
-        *kinds["warm start"],
-        *spread(sorted(kinds["narrowed"], key=lambda start: removed_sublayers(start.plan)), max(1, trials // 10)),
+        *simple[middle : middle + 1],
+        _allocated(values, least_loss_plan(limits, loss), heal),
+        *warm,
+        *spread(grid, max(1, trials // 10)),
     ]
     name = limits.size_range.name
     return [replace(start, name=f"{start.name}, {name}", kept={**start.kept, RANGE: name}) for start in chosen]
+
+
+def _simple(limits: Limits, heal: Heal) -> list[Start]:
+    return [Start("baseline", name, plan) for name, plan in baselines(limits, heal)]
+
+
+def _allocated(values: str, plan: Plan, heal: Heal) -> Start:
+    """An allocator's plan on `values`, healed."""
+    return Start("allocator", f"{values}, {heal.steps} heal steps", replace(plan, heal=heal))
+
+
+def _grid(limits: Limits, heal: Heal, count: int) -> list[Start]:
+    return [Start("narrowed", name, plan) for name, plan in islice(narrowed(limits, heal), count)]
 
 
 def least_loss_plan(limits: Limits, loss: Loss, heal: Heal = NO_HEAL, gap: float = GAP) -> Plan:

@@ -24,7 +24,6 @@ from search.study import best_first
 from search.workbench import Workbench
 from space.files import write_whole
 from space.fill import filled
-from space.genes import decode
 from space.limits import Limits
 from space.plan import Plan
 from space.rates import Coded
@@ -85,37 +84,6 @@ def choose(complete: Sequence[FrozenTrial], count: int) -> tuple[list[FrozenTria
 
 
 def examine(
-    trial: FrozenTrial,
-    workbench: Callable[[], Workbench],
-    exam: Exam,
-    folder: Path,
-    *,
-    source: Source,
-    limits: Limits,
-    heal_steps: int,
-    healing: HealSettings,
-    key: str,
-    progress: Callable[[int], None],
-) -> dict[str, Any]:
-    """Carries a trial's plan out in full and scores what is loaded back; a finished one of this `key` is only read."""
-    about = {"trial": trial.number, "baseline": trial.user_attrs.get("baseline")}
-    return examine_plan(
-        decode(trial.params, source.layout),
-        about,
-        workbench,
-        exam,
-        folder,
-        source=source,
-        limits=limits,
-        heal_steps=heal_steps,
-        healing=healing,
-        seed=trial.user_attrs["seed"],
-        key=key,
-        progress=progress,
-    )
-
-
-def examine_plan(
     plan: Plan,
     about: Mapping[str, Any],
     workbench: Callable[[], Workbench],

@@ -18,6 +18,7 @@ from search.loop import limits_of
 from search.progress import progress_on
 from search.rungs import BYTES
 from search.workbench import Workbench, with_recombined
+from space.genes import decode
 from space.limits import Limits
 
 
@@ -75,7 +76,8 @@ def _examined(
         with progress_on(job.console) as progress:
             task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
             results[number] = examine(
-                trial,
+                decode(trial.params, job.source.layout),
+                {"trial": number, "baseline": trial.user_attrs.get("baseline")},
                 workbench,
                 job.exam,
                 _folder(job, number),
@@ -83,6 +85,7 @@ def _examined(
                 limits=limits,
                 heal_steps=job.settings.finalist_heal_steps,
                 healing=HealSettings(batch_rows=job.settings.heal_rows),
+                seed=trial.user_attrs["seed"],
                 key=key,
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
             )

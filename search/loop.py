@@ -129,15 +129,16 @@ def _run(
 ) -> None:
     trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
     plan = suggest(trial, terms.layout, terms.heal_steps)
+    trials = study.get_trials(deepcopy=False)
     # as they are stored: a sampler may have named the range since the trial was made
-    kept = study.get_trials(deepcopy=False)[trial.number].user_attrs
+    kept = trials[trial.number].user_attrs
     limits = limits_of(kept, terms.ranges)
     size_bytes = limits.bytes_of(plan)
     assert limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
     seed = trial_seed(terms.seed, trial.number)
-    whole = any(kind in trial.user_attrs for kind in WHOLE_KINDS)
+    whole = any(kind in kept for kind in WHOLE_KINDS)
     bound = limits.size_range.bound_bytes
-    earlier = standings(study.get_trials(deepcopy=False))
+    earlier = standings(trials)
     standing = Standing(
         (),
         size_bytes,

@@ -107,8 +107,11 @@ class PlanSampler(BaseSampler):
         assert not self.needs_trial
         trial = create_trial(state=TrialState.RUNNING)
         trial.number = number
-        seen = study if isinstance(study, SeenStudy) else SeenStudy(study)
-        plan, kept = self._proposed(seen, trial, trial_seed(self._seed, number))
+        return self._made(study if isinstance(study, SeenStudy) else SeenStudy(study), trial)
+
+    def _made(self, study: SeenStudy, trial: FrozenTrial) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters of a proposal, and what its trial keeps."""
+        plan, kept = self._proposed(study, trial, trial_seed(self._seed, trial.number))
         return encode(plan, self._limits.layout), kept
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -123,10 +126,9 @@ class PlanSampler(BaseSampler):
 
     def propose(self, study: SeenStudy, trial: FrozenTrial) -> dict[str, Any]:
         """The parameters of a plan, which the trial has from now on, whatever happens."""
-        plan, kept = self._proposed(study, trial, trial_seed(self._seed, trial.number))
+        whole, kept = self._made(study, trial)
         for name, value in kept.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
-        whole = encode(plan, self._limits.layout)
         # Parameters reach the storage one by one. Written here at once, in the form of an enqueued trial, they
         # survive a kill between two of them: who takes the trial up again gets this very plan.
         study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", whole)
