@@ -5,7 +5,8 @@ grid); the one objective is the divergence on the first rung's utterances, unhea
 quartiles over seeds of the best divergence so far, of the best plan's divergence on the select role, on which nothing
 was searched, and of the seconds of a proposal. `tpe raw` is Optuna's TPE with the limits as a constraint: what is
 outside is told to be, and not scored. Beside them is the best known: the best plan of all runs, and what as many
-exchanges as `--best-known` says make of it.
+exchanges as `--best-known` says make of it. `--healed` has the best plan after so many trials healed as a trial is,
+and says what it is worth then: 100 less chrF of the utterances that trials translate.
 
 `--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without drafts
 it is `policy-tpe`, without policies and the allocator `tpe`. A prior that is left out says of an option what share of
@@ -40,14 +41,14 @@ from search.rungs import BYTES, DIVERGENCES, REMOVED
 from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, sampler_named
 from search.settings import FORMAT, SearchSettings
 from search.values import Uses
-from search.workbench import Workbench
+from search.workbench import RUNG_UTTERANCES, Workbench
 from space import VERSION
 from space.choices import Option, choices
 from space.files import write_whole
 from space.genes import encode
 from space.layout import Layout
 from space.limits import Limits
-from space.plan import NO_HEAL, Plan, Sublayer, plan_from_json, removed_sublayers
+from space.plan import NO_HEAL, Heal, Plan, Sublayer, plan_from_json, removed_sublayers
 from space.policy import Loss
 from space.prior import rate_noise
 
@@ -94,6 +95,11 @@ class Bench:
         """On the select role."""
         return self.workbench.unseen_divergence(self.workbench.assembler.assembled(plan).model, plan.vocabulary)
 
+    def healed(self, plan: Plan, steps: int, seed: int) -> float:
+        """100 less chrF of a plan once it is healed on all weights, as a trial's last rung says it."""
+        model = self.workbench.healed(replace(plan, heal=Heal(steps)), seed)
+        return self.workbench.translations(model, plan.vocabulary, RUNG_UTTERANCES[-1])
+
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
         first = [start.plan for start in starts(self.limits, self.losses, NO_HEAL, trials)]
@@ -107,6 +113,7 @@ class Bench:
         found: list[float | None] = []
         seconds = []
         best: tuple[float, Plan] | None = None
+        bests: list[Plan] = []
         for _ in range(trials):
             begun = time.monotonic()
             trial = study.ask()
@@ -116,6 +123,8 @@ class Bench:
             found.append(divergence)
             if divergence is not None and (best is None or divergence < best[0]):
                 best = divergence, plan
+            if len(found) in AT and best is not None:
+                bests.append(best[1])
             trial.set_constraint("outside", 0.0 if inside else self._outside(plan))
             trial.set_user_attr(DIVERGENCES, [float("nan") if divergence is None else divergence])
             trial.set_user_attr(BYTES, self.limits.bytes_of(plan))
@@ -130,6 +139,7 @@ class Bench:
             "seconds": float(np.median(proposals)),
             "select": self.unseen(best[1]),
             "plan": best[1].to_json(),
+            "plans": [plan.to_json() for plan in bests],
         }
 
     def _outside(self, plan: Plan) -> float:
@@ -208,6 +218,23 @@ def runs_of(at_work: Bench, samplers: Sequence[str], seeds: int, trials: int) ->
     return runs
 
 
+def healed_losses(at_work: Bench, runs: dict[str, list[dict[str, Any]]], steps: int) -> dict[str, list[list[float]]]:
+    """By sampler, what the best plans of each run are worth healed; a plan that stays best is healed once."""
+    found: dict[str, list[list[float]]] = {name: [] for name in runs}
+    pairs = ((seed, name) for seed in range(max(map(len, runs.values()))) for name in runs)
+    for seed, name in pairs:
+        plans = runs[name][seed]["plans"]
+
+        def losses(seed: int = seed, plans: Sequence[str] = plans) -> dict[str, Any]:
+            of = {text: at_work.healed(plan_from_json(text), steps, seed) for text in dict.fromkeys(plans)}
+            return {"losses": [of[text] for text in plans]}
+
+        path = FOLDER / "healed" / f"bin{at_work.number}, {name}, seed {seed}, {steps} steps.json"
+        found[name].append(kept(path, f"{at_work.made_of}|{steps}|{seed}|{plans}", losses)["losses"])
+        print(at_work.number, name, seed, "healed", [round(loss, 2) for loss in found[name][-1]], flush=True)
+    return found
+
+
 def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges: int) -> tuple[float, int]:
     """The least divergence of all runs and of exchanges from their best plan; and of how many plans that is."""
     everything = [run for of_sampler in runs.values() for run in of_sampler]
@@ -222,10 +249,10 @@ def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges:
     return min(one for one in found["divergences"] if one is not None), evaluations + exchanges
 
 
-def quartiles(values: Sequence[float]) -> str:
+def quartiles(values: Sequence[float], digits: int = 4) -> str:
     """The median, and the first and third quartile."""
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
+    low, middle, high = (f"{one:.{digits}f}" for one in np.quantile(values, [0.25, 0.5, 0.75]))
+    return f"{middle} ({low} to {high})"
 
 
 def gap(runs: Sequence[dict[str, Any]], known: float) -> float:
@@ -233,7 +260,13 @@ def gap(runs: Sequence[dict[str, Any]], known: float) -> float:
     return float(np.median([bests(run)[-1] for run in runs])) - known
 
 
-def rows_of(number: int, runs: dict[str, list[dict[str, Any]]], known: float, plans: int) -> list[dict[str, Any]]:
+def rows_of(
+    number: int,
+    runs: dict[str, list[dict[str, Any]]],
+    known: float,
+    plans: int,
+    healed: dict[str, list[list[float]]],
+) -> list[dict[str, Any]]:
     """A row for each sampler."""
     rows = []
     for name, of_sampler in runs.items():
@@ -246,6 +279,10 @@ def rows_of(number: int, runs: dict[str, list[dict[str, Any]]], known: float, pl
                 **{f"{at} trials": quartiles(column) for at, column in zip(AT, columns, strict=False)},
                 "from the best known": f"{gap(of_sampler, known):.4f} (of {known:.4f}, {plans} plans)",
                 "on select": quartiles([run["select"] for run in of_sampler]),
+                **{
+                    f"healed, {at} trials": quartiles(column, 1)
+                    for at, column in zip(AT, zip(*healed.get(name, []), strict=True), strict=False)
+                },
                 "seconds a proposal": round(float(np.median([run["seconds"] for run in of_sampler])), 3),
             }
         )
@@ -279,6 +316,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--best-known", type=int, default=2000, help="exchanges from the best plan of all runs")
+    parser.add_argument(
+        "--healed", type=int, default=0, metavar="STEPS", help="steps that the best plans are healed for"
+    )
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows: list[dict[str, Any]] = []
@@ -287,7 +327,8 @@ def main() -> None:
         at_work = bench(number)
         runs = runs_of(at_work, ABLATION if options.ablation else options.samplers, options.seeds, options.trials)
         known, plans = best_known(at_work, runs, options.best_known)
-        rows += rows_of(number, runs, known, plans)
+        healed = healed_losses(at_work, runs, options.healed) if options.healed else {}
+        rows += rows_of(number, runs, known, plans, healed)
         targets += targets_of(number, runs, known)
     publish_bins("samplers", rows, targets, ("bin", "sampler"))
 
