@@ -174,7 +174,7 @@ def _finished(out: Path, key: dict[str, Any]) -> dict[str, Any]:
     try:
         known: dict[str, Any] = json.loads((out / RESULT).read_text())
         differences = differing(known, key)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         raise UserError(
             f"--out {out}: is there already and is no finished adaptation (no {RESULT}); give another name"
         ) from None

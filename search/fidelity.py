@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,10 +33,10 @@ from search.finalists import Exam, mean_chrf, read_keyed
 from search.locks import alone
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.progress import progress_on
-from search.rungs import DIVERGENCE, GATES, Score, grains
+from search.rungs import CHRF, GATES, Score, grains
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import FORMAT, SearchSettings
-from search.shares import Cost, Gate, Ranked, gate_for
+from search.shares import Cost, Ranked, gate_for, shares_for
 from search.workbench import RUNG_UTTERANCES, Workbench, keep_errors, option_errors
 from space import VERSION
 from space.choices import choices, choices_of, plan_of
@@ -100,14 +100,16 @@ def _measured(settings: FidelitySettings, console: Console) -> dict[str, Any]:
                     console.print(f"plan {number + 1} of {len(plans)}")
         with console.status("correlations and their intervals"):
             correlations = table(rows, settings.search.seed)
-            gate = _gate([plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed)
+            gate, survival = _gates(
+                [plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed
+            )
         result = {
             "study": settings.search.study,
             "range": found.limits.size_range.name,
             "signature": examination.signature,
             "rung_utterances": list(RUNG_UTTERANCES),
-            "gate": gate.proxy,
-            "survival": list(gate.survival),
+            "gate": gate,
+            "survival": survival,
             "plans": rows,
             "table": correlations,
         }
@@ -120,8 +122,8 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
 
     Or where it was measured for another range, model or data than the study's `shared` settings name.
 
-    Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter; and which
-    proxy is the `gate` and which shares of trials go on, nothing where that is not said.
+    Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter; which
+    proxy is the `gate`; and the `survival` by proxy, the shares of trials that go on where it is the gate.
     """
     try:
         found = json.loads((folder / "fidelity" / _RESULT).read_text())
@@ -130,19 +132,27 @@ def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> d
         rows = {
             (row["proxy"], row["group"]): row["spearman"]["value"] for row in found["table"] if row["full"] == "healed"
         }
-        gate = str(found.get("gate", DIVERGENCE))
+        gate = GATES[GATES.index(found["gate"])]
         gating = dict.fromkeys(proxy for proxy, _ in rows if proxy.startswith((f"{gate},", "healed")))
         ranks = {proxy: [rows[proxy, group] for group in ("all", "best quarter")] for proxy in gating}
-        survival = tuple(map(float, found.get("survival", ())))
-        if len(survival) != len(RUNG_UTTERANCES) or not all(0 < share <= 1 for share in survival) or gate not in GATES:
-            gate, survival = DIVERGENCE, ()
+        survival = {proxy: _shares(found["survival"][proxy]) for proxy in GATES}
         return {"plans": len(found["plans"]), "spearman": ranks, "gate": gate, "survival": survival}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _gate(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: int, seed: int) -> Gate:
-    """By which proxy a search's trials, which are plans near the front, should be stopped, and how many go on."""
+def _shares(found: Sequence[float]) -> tuple[float, ...]:
+    """What goes on from each rung. Raises ValueError where that is not what was found."""
+    shares = tuple(map(float, found))
+    if len(shares) != len(RUNG_UTTERANCES) or not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"shares {found}")
+    return shares
+
+
+def _gates(
+    plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: int, seed: int
+) -> tuple[str, dict[str, tuple[float, ...]]]:
+    """By which proxy a search's trials, which are plans near the front, should be stopped; by proxy, how many go on."""
     near = [(plan, row) for plan, row in zip(plans, rows, strict=True) if row["kind"] != "random"]
     healed = next(proxy for proxy in rows[0]["cheap"] if proxy.startswith("healed"))
 
@@ -154,11 +164,13 @@ def _gate(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: in
     def seconds(proxy: str) -> float:
         return float(median(row["cheap"][proxy]["seconds"] for _, row in near))
 
-    costs = {
-        proxy: Cost(tuple(seconds(f"{proxy}, {utterances}") for utterances in RUNG_UTTERANCES), seconds(healed))
-        for proxy in GATES
-    }
-    return gate_for({proxy: [ranked(plan, row, proxy) for plan, row in near] for proxy in GATES}, costs, seed)
+    def cost(proxy: str) -> Cost:
+        whole = [seconds(f"{proxy}, {utterances}") for utterances in RUNG_UTTERANCES]
+        # a rung scores what the one before did not, but translates all of its utterances
+        return Cost(tuple(accumulate(whole) if proxy == CHRF else whole), seconds(healed))
+
+    shares = {proxy: shares_for([ranked(plan, row, proxy) for plan, row in near], seed) for proxy in GATES}
+    return gate_for(shares, {proxy: cost(proxy) for proxy in GATES}), shares
 
 
 def _made_of(model: str, data: str) -> str:

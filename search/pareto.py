@@ -18,9 +18,6 @@ from search.samplers import PlanSampler, sampler_named
 from space.limits import Limits
 from space.policy import Loss
 
-# Trials in a row that keep to one range: samplers of policies draft every other time.
-_IN_A_ROW = 2
-
 
 def sampler_over(
     ranges: Sequence[Limits], name: str, losses: Mapping[str, Loss], seed: int, heal_steps: int
@@ -40,13 +37,14 @@ def size_over(ranges: Sequence[Limits]) -> Callable[[FrozenTrial], int]:
 
 
 class ParetoSampler(BaseSampler):
-    """Lets samplers, by the name of the range whose limits their plans keep to, propose in turns.
+    """Lets samplers, by the name of the range whose limits their plans keep to, propose in turns: a round each.
 
     A trial keeps the name of its range.
     """
 
     def __init__(self, samplers: Mapping[str, PlanSampler]) -> None:
         self._samplers = samplers
+        self._round = max(sampler.round for sampler in samplers.values())
 
     @property
     def needs_trial(self) -> bool:
@@ -65,7 +63,7 @@ class ParetoSampler(BaseSampler):
 
     def _turn(self, number: int) -> str:
         names = list(self._samplers)
-        return names[number // _IN_A_ROW % len(names)]
+        return names[number // self._round % len(names)]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.space()

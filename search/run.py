@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import optuna
@@ -104,7 +105,9 @@ def _search(job: Job) -> None:
         losses = losses_of(job.ranges[0], job.source.vocabulary.coverage)
     heal_steps = job.settings.trial_heal_steps
     job.study.sampler = sampler_over(job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps)
-    first = [start for limits in job.ranges for start in _starts(job, limits, losses)]
+    # of all ranges in turns: where trials are few none is left without
+    of_ranges = zip_longest(*(_starts(job, limits, losses) for limits in job.ranges))
+    first = [start for turn in of_ranges for start in turn if start is not None]
     terms = Terms(job.ranges, first, job.settings.seed, job.signature, job.gate.survival, heal_steps, job.gate.proxy)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:
@@ -150,8 +153,9 @@ def _gate(study: optuna.Study, measured: Mapping[str, Any] | None, console: Cons
     if _GATE not in study.user_attrs or not begun:
         study.set_user_attr(_GATE, measured["gate"] if measured and not begun else DIVERGENCE)
     gate, known = Gate(study.user_attrs[_GATE]), "the bundled model's"
-    if measured and measured["survival"] and measured["gate"] == gate.proxy:
-        gate, known = replace(gate, survival=measured["survival"]), f"by the fidelity of {measured['plans']} plans"
+    if measured:
+        survival, known = measured["survival"][gate.proxy], f"by the fidelity of {measured['plans']} plans"
+        gate = replace(gate, survival=survival)
     shares = ", ".join(f"{share:.2g}" for share in gate.survival)
     console.print(f"rungs: by {gate.proxy} {shares} of the trials go on ({known})")
     return gate

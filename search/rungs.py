@@ -30,7 +30,7 @@ _GRAINS = 10
 _LEAST = 1e-9
 # Proxies that trials can be stopped by before they heal; by the first if nothing else is known to be better.
 GATES = ("divergence", "loss", "chrF")
-DIVERGENCE = GATES[0]
+DIVERGENCE, _, CHRF = GATES
 # Complete trials from which losses are expected by what plans are made of, and the prices of weights before and then.
 _LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
 # Losses (100 - chrF) are told apart from here up, and none is expected below the best by more than this factor.

@@ -74,6 +74,8 @@ class PlanSampler(BaseSampler):
     """
 
     needs_trial = False
+    # Trials after which it begins anew with what it does in turns.
+    round = 1
 
     def __init__(self, limits: Limits, seed: int, heal_steps: int) -> None:
         self._limits = limits
@@ -218,6 +220,7 @@ class PolicySampler(PlanSampler):
         self._none = dict.fromkeys(self._multipliers, 0.0)
         self._start = encode(least_loss_plan(limits, loss, self._heal), limits.layout)
         self._drafts, self._drafting = Drafts(limits, loss), drafting
+        self.round = 2 if drafting else 1
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
@@ -299,12 +302,13 @@ class AllocatorSampler(PolicySampler):
     ) -> None:
         super().__init__(_tpe_of_policies, limits, seed, heal_steps, basis=basis, loss=loss, drafting=True)
         self._values = Values(limits, loss, self._heal, uses)
+        self.round = 4
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
         here = (None, self._limits.size_range.name)
         known = [one for one in trials if one.state == TrialState.COMPLETE and one.user_attrs.get(RANGE) in here]
-        if trial.number % 4 < 2 or len(known) <= _FIRST_POLICIES:
+        if trial.number % self.round < 2 or len(known) <= _FIRST_POLICIES:
             return super()._proposed(study, trial, seed)
         plans, losses = [decode(one.params, self._limits.layout) for one in known], [one.values[0] for one in known]
         return self._untried(trials, seed, lambda again: (self._values.proposed(plans, losses, again), {}))

@@ -54,16 +54,14 @@ class Cost:
         return total + reach * self.last
 
 
-def gate_for(plans: Mapping[str, Sequence[Ranked]], costs: Mapping[str, Cost], seed: int) -> Gate:
-    """The proxy by which a search that hardly loses the best plan costs least; `plans` and `costs` are by proxy.
+def gate_for(shares: Mapping[str, Sequence[float]], costs: Mapping[str, Cost]) -> str:
+    """The proxy by which a search costs least, where of each such `shares` go on as hardly lose the best plan.
 
     The default proxy is among them; another one is much cheaper.
     """
-    shares = {proxy: shares_for(ranked, seed) for proxy, ranked in plans.items()}
     seconds = {proxy: costs[proxy].of(found) for proxy, found in shares.items()}
     cheapest = min(seconds, key=lambda proxy: seconds[proxy])
-    proxy = cheapest if seconds[cheapest] < _CHEAPER * seconds[DIVERGENCE] else DIVERGENCE
-    return Gate(proxy, shares[proxy])
+    return cheapest if seconds[cheapest] < _CHEAPER * seconds[DIVERGENCE] else DIVERGENCE
 
 
 def shares_for(plans: Sequence[Ranked], seed: int) -> tuple[float, ...]:

@@ -77,8 +77,10 @@ def warm_starts(
 
 
 def _nearest(trials: Sequence[FrozenTrial], bound_bytes: int) -> list[FrozenTrial]:
-    """Those of the range with the plan whose bytes are nearest to a bound, by their ratio."""
-    if not trials:
-        return []
-    nearest = min(trials, key=lambda one: abs(math.log(one.values[1] / bound_bytes)))
-    return [trial for trial in trials if trial.user_attrs.get(RANGE) == nearest.user_attrs.get(RANGE)]
+    """Those of the range whose largest plan, as plans fill their bounds, is nearest to a bound, by their ratio."""
+    largest: dict[str | None, float] = {}
+    for trial in trials:
+        name = trial.user_attrs.get(RANGE)
+        largest[name] = max(trial.values[1], largest.get(name, 0))
+    nearest = min(largest, key=lambda name: abs(math.log(largest[name] / bound_bytes)), default=None)
+    return [trial for trial in trials if trial.user_attrs.get(RANGE) == nearest]

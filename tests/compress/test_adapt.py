@@ -218,7 +218,7 @@ def entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, where a folder of the user's is."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "mine.txt").write_text("kept")
+    (tmp_path / "there" / "adapted.json").write_text("[4]")
     return tmp_path
 
 
@@ -251,4 +251,4 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert said in error
     assert error.count("\n") == 1
     assert [path.name for path in entered.iterdir()] == ["there"]
-    assert folder_bytes(entered) == len("kept")
+    assert folder_bytes(entered) == len("[4]")

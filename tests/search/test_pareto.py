@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -106,8 +105,9 @@ def test_every_proposal_is_inside_its_range_and_ranges_come_in_turns(
     ranges: list[Limits], source: Source, name: str
 ) -> None:
     study, plans = run(ranges, source, name, 9)
-    turns = Counter(trial.user_attrs[RANGE] for trial in study.trials)
-    assert turns == {"bin 3": 4, "bin 2": 3, "bin 1": 2}, "two trials of each in a row"
+    a_round = {"policy": 2, "allocator": 4}.get(name, 1)
+    turns = [trial.user_attrs[RANGE] for trial in study.trials]
+    assert turns == [f"bin {3 - number // a_round % 3}" for number in range(9)]
     assert plans == run(ranges, source, name, 9)[1]
     if name == "qmc":
         return  # points are counted in the study
@@ -146,7 +146,7 @@ def test_each_range_begins_with_a_few_plans_of_its_own(ranges: list[Limits], sou
     for limits, some in found:
         assert all(limits.hold(one.plan) and one.plan.heal == heal for one in some)
         assert {one.kept[RANGE] for one in some} == {limits.size_range.name}
-        assert Counter(one.kind for one in some)["allocator"] == 1
+        assert [one.kind for one in some].count("allocator") == 1
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,11 @@ def kept_key(study: Path) -> dict[str, str]:
 
 
 def test_a_study_is_stopped_by_the_proxy_that_its_fidelity_chose_before_it_began(
-    finished: Path, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    tmp_path: Path,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And keeps to it whatever is measured later: scores of two proxies are not ranked beside each other."""
     kept = kept_key(finished / "studies" / "bin2")
@@ -185,6 +189,7 @@ def test_a_study_is_stopped_by_the_proxy_that_its_fidelity_chose_before_it_began
         assert launch.main([*words, "--trials", str(trials)]) == 0
         found = optuna.load_study(storage="sqlite:///studies/bin2/study.db", study_name="bin2")
         assert found.user_attrs["gate"] == "loss"
+        assert "rungs: by loss 0.5, 0.5 of the trials go on (by the fidelity of 8 plans)" in capsys.readouterr().out
         assert all("|loss before|" in trial.user_attrs["signature"] for trial in found.trials)
     before = {tuple(trial.params.items()): trial for trial in trials_of(finished / "studies" / "bin2")}
     same = [(trial, before[key]) for trial in found.trials if (key := tuple(trial.params.items())) in before]
@@ -195,7 +200,8 @@ def test_a_study_is_stopped_by_the_proxy_that_its_fidelity_chose_before_it_began
 
 FIDELITY = {
     "plans": [{}] * 8,
-    "survival": [1.0, 0.25],
+    "gate": "divergence",
+    "survival": {"divergence": [1.0, 0.25], "loss": [0.5, 0.5], "chrF": [1.0, 1.0]},
     "table": [
         {"full": full, "proxy": proxy, "group": group, "spearman": {"value": value}}
         for full, proxy, group, value in (

@@ -63,6 +63,18 @@ def test_plans_are_made_to_fit_and_policies_made_anew_and_learnt_from(source: So
     assert kinds == sorted(kinds, key=["baseline", "allocator", KIND, "narrowed"].index)
 
 
+def test_of_a_study_over_all_sizes_the_range_counts_whose_plans_fill_the_nearest_bound(source: Source) -> None:
+    """Not the one that happens to have a plan of that size."""
+    limits = limits_of(source, 3)
+    losses, bound = losses_of(limits, source.vocabulary.coverage), limits.size_range.bound_bytes
+    plan = repair(uniform_plan(source.layout, WHOLE, HEAL), limits, 1)
+    sizes = (("bin 1", 4 * bound), ("bin 1", bound), ("bin 3", 0.9 * bound))
+    trials = [trial_of(source, plan, 9.0, range=name) for name, _ in sizes]
+    for trial, (_, size) in zip(trials, sizes, strict=True):
+        trial.number, trial.values = trials.index(trial), [9.0, size]
+    assert [start.name for start in warm_starts("all", trials, limits, losses, HEAL, seed=0)] == ["all, trial 2"]
+
+
 @pytest.fixture
 def first(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command of a study beside one of bin 1 that has ended."""
