@@ -21,7 +21,7 @@ from space.spread import spread
 # Attributes of trials that were not proposed by a sampler.
 START_KINDS = ("baseline", "allocator", "warm start", "narrowed")
 # Of those that every rung is run for.
-WHOLE_KINDS = ("baseline", "allocator")
+WHOLE_KINDS = BASELINE, ALLOCATED = "baseline", "allocator"
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
@@ -87,12 +87,12 @@ def few_starts(
 
 
 def _simple(limits: Limits, heal: Heal) -> list[Start]:
-    return [Start("baseline", name, plan) for name, plan in baselines(limits, heal)]
+    return [Start(BASELINE, name, plan) for name, plan in baselines(limits, heal)]
 
 
 def _allocated(values: str, plan: Plan, heal: Heal) -> Start:
     """An allocator's plan on `values`, healed."""
-    return Start("allocator", f"{values}, {heal.steps} heal steps", replace(plan, heal=heal))
+    return Start(ALLOCATED, f"{values}, {heal.steps} heal steps", replace(plan, heal=heal))
 
 
 def _grid(limits: Limits, heal: Heal, count: int) -> list[Start]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,18 @@ class Exam:
         return found
 
 
-def choose(complete: Sequence[FrozenTrial], count: int) -> tuple[list[FrozenTrial], FrozenTrial | None]:
-    """`count` complete trials to examine in full, the best first, and the best baseline, which is examined alike.
+def choose(complete: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
+    """`count` complete trials to examine in full, the best first.
 
     Bytes do not matter here: a finalist fills what is left under the bound. Of trials that differ in their steps of
     healing alone the best one counts.
     """
-    baselines = [trial for trial in complete if "baseline" in trial.user_attrs]
-    best = best_first(complete, ("heal_steps",))
-    return best[:count], next(iter(best_first(baselines, ())), None)
+    return best_first(complete, ("heal_steps",))[:count]
+
+
+def best_of_kind(complete: Iterable[FrozenTrial], kind: str) -> FrozenTrial | None:
+    """The best complete trial among a study's first plans of a kind."""
+    return next(iter(best_first((trial for trial in complete if kind in trial.user_attrs), ())), None)
 
 
 def examine(

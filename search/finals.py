@@ -12,7 +12,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.heal import HealSettings
-from search.finalists import choose, examine, mean_chrf, report_scores, source_scores
+from search.baselines import ALLOCATED, BASELINE
+from search.finalists import best_of_kind, choose, examine, mean_chrf, report_scores, source_scores
 from search.job import Job
 from search.loop import limits_of
 from search.progress import progress_on
@@ -24,7 +25,11 @@ from space.limits import Limits
 
 @dataclass(frozen=True)
 class Finals:
-    """Results of a range's finalists, the best trial first, and of its best baseline, where that is examined."""
+    """Results of a range's finalists, the best trial first, and of its best baseline, where that is examined.
+
+    The allocator's own plan is a finalist behind the best trials: healing for longer may put it before what a search
+    found.
+    """
 
     limits: Limits
     results: list[dict[str, Any]]
@@ -40,7 +45,7 @@ class Finals:
 def finals_of(job: Job) -> list[Finals]:
     """Of every range, report scores included.
 
-    Where there are several, a range's best baseline is examined only as one of its best trials.
+    Where there are several, a range's best baseline and allocator's plan are examined only among its best trials.
     """
     made = job.settings.recombined if job.settings.finalist_heal_steps else 0
 
@@ -56,9 +61,12 @@ def finals_of(job: Job) -> list[Finals]:
     found = []
     for limits in job.ranges:
         here = [trial for trial in complete if limits_of(trial.user_attrs, job.ranges) is limits]
-        front, baseline = choose(here, job.settings.finalists)
-        if len(job.ranges) > 1:
-            baseline = None
+        front = choose(here, job.settings.finalists)
+        baseline, allocated = (
+            best_of_kind(here, kind) if len(job.ranges) == 1 else None for kind in (BASELINE, ALLOCATED)
+        )
+        if allocated is not None and allocated.number not in {trial.number for trial in front}:
+            front.append(allocated)
         trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
         results = _examined(job, limits, trials, workbench, f"{job.signature}|{made} recombined")
         found.append(
@@ -77,7 +85,7 @@ def _examined(
             task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
             results[number] = examine(
                 decode(trial.params, job.source.layout),
-                {"trial": number, "baseline": trial.user_attrs.get("baseline")},
+                {"trial": number, **{kind: trial.user_attrs.get(kind) for kind in (BASELINE, ALLOCATED)}},
                 workbench,
                 job.exam,
                 _folder(job, number),
@@ -150,7 +158,7 @@ def _of_one(final: Finals) -> dict[str, Any]:
     return {
         "finalists": [_row(result) for result in final.results],
         "champion": _row(final.champion) if final.champion else None,
-        "baselines": [_row(final.baseline) | {"name": final.baseline["baseline"]}] if final.baseline else [],
+        "baselines": [_row(final.baseline) | {"name": final.baseline[BASELINE]}] if final.baseline else [],
     }
 
 
@@ -181,6 +189,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         **{key: result[key] for key in keys},
         "scores": scores,
         "select_chrf": round(mean_chrf(result["select"]), 2),
+        "allocated": result.get(ALLOCATED) is not None,
     }
 
 

@@ -34,6 +34,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         table.add_row("baseline: none fits", "", "", *[""] * len(directions))
     for row in summary["finalists"]:
         words = f"{row['range']}, trial {row['trial']}" if "range" in row else f"trial {row['trial']}"
+        words += ", the allocator's plan" if row.get("allocated") else ""
         _add(table, name(row, words), row["bytes_on_disk"], row["parameters"], row["scores"])
     console.print(table)
     trials = summary["trials"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from search.finalists import choose
+from search.finalists import best_of_kind, choose
 from search.rungs import (
     Score,
     SeenStudy,
@@ -265,8 +265,9 @@ def test_finalists_are_the_best_and_each_plan_is_one() -> None:
         )
     add(study, 9, [0.1], None)
     complete = study.get_trials(states=(TrialState.COMPLETE,))
-    chosen, baseline = choose(complete, 3)
+    chosen = choose(complete, 3)
     assert [trial.values[0] for trial in chosen] == [20.0, 35.0, 40.0]
-    assert baseline == chosen[-1]
-    assert [trial.values[0] for trial in choose(complete, 9)[0]] == [20.0, 35.0, 40.0, 60.0]
-    assert choose([], 3) == ([], None)
+    assert best_of_kind(complete, "baseline") == chosen[-1]
+    assert [trial.values[0] for trial in choose(complete, 9)] == [20.0, 35.0, 40.0, 60.0]
+    assert choose([], 3) == []
+    assert best_of_kind(complete, "allocator") is None
