@@ -70,7 +70,8 @@ def drawn(curves: Mapping[int, Curves], known: Mapping[int, float], samplers: Se
     for column, (number, of_bin) in enumerate(curves.items(), 1):
         for name in (one for one in names if one in of_bin):
             colour = qualitative.D3[names.index(name) % len(qualitative.D3)]
-            for trace in _traces(name, of_bin[name], colour, first=name not in shown):
+            said = f"{name}, {_seeds([len(of[name]) for of in curves.values() if name in of])}"
+            for trace in _traces(said, of_bin[name], colour, first=name not in shown):
                 figure.add_trace(trace, row=1, col=column)
             shown.add(name)
         trials = max(runs.shape[1] for runs in of_bin.values())
@@ -93,7 +94,13 @@ def drawn(curves: Mapping[int, Curves], known: Mapping[int, float], samplers: Se
     return figure.update_layout(template="plotly_white", width=150 + 550 * len(curves), height=520)
 
 
-def _traces(name: str, runs: NDArray[np.float64], colour: str, *, first: bool) -> list[plots.Scatter]:
+def _seeds(counts: Sequence[int]) -> str:
+    """How many, in the bin with fewest and in that with most."""
+    few, many = min(counts), max(counts)
+    return f"{few} to {many} seeds" if few < many else f"{few} seed{'s' if few > 1 else ''}"
+
+
+def _traces(said: str, runs: NDArray[np.float64], colour: str, *, first: bool) -> list[plots.Scatter]:
     """Band and median."""
     low, middle, high = np.quantile(runs, [0.25, 0.5, 0.75], axis=0)
     trials = np.arange(1, len(middle) + 1)
@@ -106,12 +113,11 @@ def _traces(name: str, runs: NDArray[np.float64], colour: str, *, first: bool) -
         opacity=0.15,
         line={"width": 0},
         hoverinfo="skip",
-        legendgroup=name,
+        legendgroup=said,
         showlegend=False,
     )
-    said = f"{name}, {len(runs)} seeds" if len(runs) > 1 else f"{name}, 1 seed"
     line = plots.Scatter(
-        x=trials, y=middle, name=said, mode="lines", line={"color": colour}, legendgroup=name, showlegend=first
+        x=trials, y=middle, name=said, mode="lines", line={"color": colour}, legendgroup=said, showlegend=first
     )
     return [band, line]
 

@@ -2,6 +2,7 @@
 
 The default's proxy and shares are the bundled model's (decision 0018). A few dozen plans cannot show that stricter
 shares would do: they can show that these are too strict (decision 0019). A share of 1 takes a rung out.
+The proxy may be another one (decision 0024).
 """
 
 from __future__ import annotations
