@@ -65,14 +65,10 @@ def test_curves_are_of_each_sampler_s_longest_runs(tmp_path: Path) -> None:
     assert found[3]["tpe raw"] == pytest.approx(np.array([[np.nan, 3.0, 3.0]]), nan_ok=True)
     assert known == {3: 0.1, 4: 9.0}
     figure = drawn(found, known)
-    medians = [list(trace.y) for trace in figure.data if trace.name == "swap, 2 seeds"]
-    assert medians == [[4.0, 2.5, 2.5, 1.0]]
-    assert {trace.name for trace in drawn(found, known, ["swap"]).data} == {
-        None,
-        "swap, 2 seeds",
-        "swap, 1 seed",
-        "best known",
-    }
+    medians = [list(trace.y) for trace in figure.data if trace.name == "swap, 1 to 2 seeds"]
+    assert medians == [[4.0, 2.5, 2.5, 1.0], [9.0]]
+    assert {trace.name for trace in figure.data} == {None, "swap, 1 to 2 seeds", "tpe raw, 1 seed", "best known"}
+    assert {trace.name for trace in drawn(found, known, ["swap"]).data} == {None, "swap, 1 to 2 seeds", "best known"}
 
 
 def test_a_loss_of_nothing_known_is_the_same_everywhere() -> None:
