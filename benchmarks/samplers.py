@@ -41,7 +41,7 @@ from search.rungs import BYTES, DIVERGENCES, REMOVED
 from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, sampler_named
 from search.settings import FORMAT, SearchSettings
 from search.values import Uses
-from search.workbench import RUNG_UTTERANCES, Workbench
+from search.workbench import Workbench
 from space import VERSION
 from space.choices import Option, choices
 from space.files import write_whole
@@ -94,11 +94,6 @@ class Bench:
     def unseen(self, plan: Plan) -> float:
         """On the select role."""
         return self.workbench.unseen_divergence(self.workbench.assembler.assembled(plan).model, plan.vocabulary)
-
-    def healed(self, plan: Plan, steps: int, seed: int) -> float:
-        """100 less chrF of a plan once it is healed on all weights, as a trial's last rung says it."""
-        model = self.workbench.healed(replace(plan, heal=Heal(steps)), seed)
-        return self.workbench.translations(model, plan.vocabulary, RUNG_UTTERANCES[-1])
 
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
@@ -226,7 +221,8 @@ def healed_losses(at_work: Bench, runs: dict[str, list[dict[str, Any]]], steps: 
         plans = runs[name][seed]["plans"]
 
         def losses(seed: int = seed, plans: Sequence[str] = plans) -> dict[str, Any]:
-            of = {text: at_work.healed(plan_from_json(text), steps, seed) for text in dict.fromkeys(plans)}
+            healed = {text: replace(plan_from_json(text), heal=Heal(steps)) for text in plans}
+            of = {text: at_work.workbench.healed_loss(plan, seed) for text, plan in healed.items()}
             return {"losses": [of[text] for text in plans]}
 
         path = FOLDER / "healed" / f"bin{at_work.number}, {name}, seed {seed}, {steps} steps.json"

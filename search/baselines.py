@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice, product, zip_longest
+from itertools import groupby, islice, product
 from typing import Any
 
 from search.rungs import RANGE
@@ -16,12 +16,11 @@ from space.plan import NO_HEAL, REMOVED, Heal, Layer, Plan, removed_sublayers, u
 from space.policy import Loss
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
-from space.spread import spread
+from space.spread import in_turns, spread
 
-# Attributes of trials that were not proposed by a sampler.
-START_KINDS = ("baseline", "allocator", "warm start", "narrowed")
-# Of those that every rung is run for.
+# Attributes of trials that were not proposed by a sampler; every rung is run for those of the first kinds.
 WHOLE_KINDS = BASELINE, ALLOCATED = "baseline", "allocator"
+START_KINDS = (*WHOLE_KINDS, "warm start", "narrowed")
 _GONE = Layer(REMOVED, REMOVED)
 _MOST_BASELINES = 6
 # Shares of the FFN channels that stay in plans of the grid, in sixteenths, and how many plans there are at most.
@@ -139,8 +138,7 @@ def narrowed(limits: Limits, heal: Heal) -> Iterator[tuple[str, Plan]]:
                 found.setdefault(plan, (decoder, abs(rate.bits - _USUAL_BITS), name))
                 break
     depths = groupby(sorted(found, key=lambda one: found[one]), key=lambda one: found[one][0])
-    for turn in zip_longest(*(list(plans) for _, plans in depths)):
-        yield from ((found[plan][2], plan) for plan in turn if plan is not None)
+    yield from ((found[plan][2], plan) for plan in in_turns([list(plans) for _, plans in depths]))
 
 
 def _narrowed(layout: Layout, rate: Rate, removed: tuple[int, int], width: int, heal: Heal) -> Plan:

@@ -300,16 +300,12 @@ class Examination:
                 for rung, utterances in enumerate(RUNG_UTTERANCES)
             },
             f"healed {steps} steps, chrF, {RUNG_UTTERANCES[last]}": (
-                lambda tryout: self._healed_loss(tryout, steps),
+                lambda tryout: self.workbench.healed_loss(
+                    replace(tryout.plan, heal=Heal(steps)), self.settings.search.seed
+                ),
                 last,
             ),
         }
-
-    def _healed_loss(self, tryout: Tryout, steps: int) -> float:
-        """What the last rung of a trial finds: 100 less chrF of translations behind some steps of healing."""
-        plan = replace(tryout.plan, heal=Heal(steps))
-        model = self.workbench.healed(plan, self.settings.search.seed)
-        return self.workbench.translations(model, plan.vocabulary, RUNG_UTTERANCES[tryout.rung])
 
 
 def table(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

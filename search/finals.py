@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.heal import HealSettings
-from search.baselines import ALLOCATED, BASELINE
+from search.baselines import ALLOCATED, BASELINE, WHOLE_KINDS
 from search.finalists import best_of_kind, choose, examine, mean_chrf, report_scores, source_scores
 from search.job import Job
 from search.loop import limits_of
@@ -62,9 +62,9 @@ def finals_of(job: Job) -> list[Finals]:
     for limits in job.ranges:
         here = [trial for trial in complete if limits_of(trial.user_attrs, job.ranges) is limits]
         front = choose(here, job.settings.finalists)
-        baseline, allocated = (
-            best_of_kind(here, kind) if len(job.ranges) == 1 else None for kind in (BASELINE, ALLOCATED)
-        )
+        baseline = allocated = None
+        if len(job.ranges) == 1:
+            baseline, allocated = (best_of_kind(here, kind) for kind in WHOLE_KINDS)
         if allocated is not None and allocated.number not in {trial.number for trial in front}:
             front.append(allocated)
         trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
@@ -85,7 +85,7 @@ def _examined(
             task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
             results[number] = examine(
                 decode(trial.params, job.source.layout),
-                {"trial": number, **{kind: trial.user_attrs.get(kind) for kind in (BASELINE, ALLOCATED)}},
+                {"trial": number, **{kind: trial.user_attrs.get(kind) for kind in WHOLE_KINDS}},
                 workbench,
                 job.exam,
                 _folder(job, number),

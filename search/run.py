@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import zip_longest
 from typing import Any
 
 import optuna
@@ -38,6 +36,7 @@ from space.files import write_whole
 from space.limits import Limits
 from space.plan import Heal
 from space.policy import Loss
+from space.spread import in_turns
 
 SUMMARY = "summary.json"
 # A study of fewer trials does not measure sensitivities, which take as long as some of its trials.
@@ -106,8 +105,7 @@ def _search(job: Job) -> None:
     heal_steps = job.settings.trial_heal_steps
     job.study.sampler = sampler_over(job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps)
     # of all ranges in turns: where trials are few none is left without
-    of_ranges = zip_longest(*(_starts(job, limits, losses) for limits in job.ranges))
-    first = [start for turn in of_ranges for start in turn if start is not None]
+    first = in_turns(_starts(job, limits, losses) for limits in job.ranges)
     terms = Terms(job.ranges, first, job.settings.seed, job.signature, job.gate.survival, heal_steps, job.gate.proxy)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:
@@ -154,8 +152,8 @@ def _gate(study: optuna.Study, measured: Mapping[str, Any] | None, console: Cons
         study.set_user_attr(_GATE, measured["gate"] if measured and not begun else DIVERGENCE)
     gate, known = Gate(study.user_attrs[_GATE]), "the bundled model's"
     if measured:
-        survival, known = measured["survival"][gate.proxy], f"by the fidelity of {measured['plans']} plans"
-        gate = replace(gate, survival=survival)
+        gate = Gate(gate.proxy, measured["survival"][gate.proxy])
+        known = f"by the fidelity of {measured['plans']} plans"
     shares = ", ".join(f"{share:.2g}" for share in gate.survival)
     console.print(f"rungs: by {gate.proxy} {shares} of the trials go on ({known})")
     return gate
