@@ -25,6 +25,8 @@ from space.errors import UserError, first_line
 # Two objectives, both minimised.
 OBJECTIVES = ("100 - chrF after healing", "bytes")
 _SETTINGS_KEY = "settings"
+# The attribute of a study that says how many trials it was last asked for.
+ASKED = "trials"
 _SQLITE = "sqlite:///"
 _FILE = "study.db"
 
