@@ -12,9 +12,9 @@ from search.baselines import START_KINDS
 from search.rungs import BYTES, DIVERGENCES, SECONDS
 from search.workbench import RUNG_UTTERANCES
 from space.bins import SizeRange, format_bytes
-from space.layout import Layout, Tower
+from space.layout import Layout
 from space.limits import Limits
-from space.outlook import kept, mean_bits
+from space.outlook import Kept, kept, mean_bits
 from space.plan import Plan
 from space.size import plan_parameters
 
@@ -93,9 +93,8 @@ def _outcome(trial: FrozenTrial, scores: Sequence[float], gate: str, survival: S
 
 def _described(layout: Layout, plan: Plan) -> dict[str, str]:
     """What of the model stays, and at how many bits."""
-    towers = {tower.name: _tower(tower, layout, plan) for tower in layout.towers}
     return {
-        **towers,
+        **{name: _tower(found) for name, found in kept(layout, plan).items()},
         "tokens": f"{plan.vocabulary:,} of {layout.vocabulary:,}",
         "parameters": f"{plan_parameters(layout, plan):,} of {layout.parameters:,}",
         "mean bits": f"{mean_bits(layout, plan):.2f}",
@@ -103,8 +102,7 @@ def _described(layout: Layout, plan: Plan) -> dict[str, str]:
     }
 
 
-def _tower(tower: Tower, layout: Layout, plan: Plan) -> str:
-    found = kept(layout, plan)[tower.name]
+def _tower(found: Kept) -> str:
     return (
         f"{found.layers} of {found.layers_of} layers, {found.heads / found.heads_of:.0%} of the heads, "
         f"{found.channels / found.channels_of:.0%} of the channels"
