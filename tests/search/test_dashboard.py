@@ -182,15 +182,12 @@ def test_a_search_goes_on_where_artifacts_cannot_be_kept(
 def test_a_search_goes_on_where_notes_cannot_be_kept(
     study_copy: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(
-        study_copy,
-        "CREATE TRIGGER full BEFORE INSERT ON study_system_attributes "
-        "WHEN NEW.key LIKE 'dashboard:%' BEGIN SELECT RAISE(FAIL, 'no room'); END",
-    )
+    trigger = "CREATE TRIGGER full BEFORE INSERT ON study_system_attributes BEGIN SELECT no_room(); END"
+    change(study_copy, trigger)
     assert launch.main([*command, "--trials", str(TRIALS + 2)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("notes are not kept (") == 1
-    assert "no room" in out
+    assert "no_room" in out
     assert len(loaded(study_copy).trials) == TRIALS + 2
 
 
