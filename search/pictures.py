@@ -49,8 +49,8 @@ def _tower(tower: Tower, plan: Plan, left: int) -> Iterator[str]:
     yield _text(left, 46, tower.name, size=13)
     places = [left + _NUMBERS + place * (_BAR + _GAP) for place in range(len(PARTS))]
     for part, x in zip(PARTS, places, strict=True):
-        unit = "key/value heads" if part == "attention" else "channels"
-        yield _text(x, 64, f"{part}, of {whole_size(tower, part):,} {unit}")
+        unit = "KV heads" if part == "attention" else "channels"
+        yield _text(x, 64, f"{part} (of {whole_size(tower, part):,} {unit})")
     for index, layer in enumerate(plan.layers(tower)):
         y = _HEAD + index * _ROW
         yield _text(left, y + 12, str(index))
