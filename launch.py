@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from corpora.roles import DIRECTIONS, ROLES
 from models.devices import PRECISIONS, compute_of
 from search.adapting import AdaptationSettings, run_adaptation
 from search.banking import BankSettings, run_bank
+from search.dashboard import DashboardSettings, dashboard_server
 from search.fidelity import FidelitySettings, run_fidelity
 from search.folders import evaluate_folder, measure_size
+from search.listing import list_studies
 from search.outlooks import PlanSettings, plan_ranges
 from search.report import (
     print_adaptation,
@@ -34,6 +37,7 @@ from search.report import (
     print_plans,
     print_size,
     print_streaming,
+    print_studies,
     print_summary,
 )
 from search.run import run_search
@@ -64,7 +68,8 @@ examples:
                                                    one plan carried out, whatever the size of the model
   python launch.py size studies/bin3/finalists/trial-12/model
   python launch.py evaluate studies/bin3/finalists/trial-12/model
-  optuna-dashboard sqlite:///studies/bin3/study.db watch a study in the browser
+  python launch.py dashboard --study bin3          watch a study in the browser
+  python launch.py studies                         how the studies here stand
 
 A study lives in studies/NAME: study.db, finalists, summary.json. Run the same command again after any interruption:
 finished trials stay, the study goes on to the total. Bin bounds scale with the source model's bytes.
@@ -242,6 +247,20 @@ def _export(options: argparse.Namespace) -> Shown:
     return asdict(export(_folder(options), options.to, Path(options.out))), print_export
 
 
+def _dashboard(options: argparse.Namespace) -> Shown:
+    """Serves until Ctrl-C, which is how it ends."""
+    settings = DashboardSettings(options.study, options.storage, options.host, options.port, Path(options.root))
+    with dashboard_server(settings) as (server, address):
+        print(f"{address} shows {settings.study}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return {"study": settings.study, "address": address}, lambda _result, _console: None
+
+
+def _studies(options: argparse.Namespace) -> Shown:
+    return list_studies(Path(options.root)), print_studies
+
+
 def _bins(text: str) -> tuple[int, ...]:
     if text == "all":
         return BIN_NUMBERS
@@ -271,6 +290,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
     "evaluate": _evaluate,
     "export": _export,
     "size": _size,
+    "studies": _studies,
+    "dashboard": _dashboard,
 }
 
 
@@ -302,6 +323,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_compress,
         _add_evaluate,
         _add_folder_commands,
+        _add_study_commands,
     ):
         add(commands, shared)
     return parser
@@ -544,6 +566,25 @@ def _add_folder_commands(commands: Any, shared: _Shared) -> None:
     exported.add_argument("path", help="folder of a checkpoint")
     exported.add_argument("--to", required=True, choices=tuple(FORMS), help="form to write")
     exported.add_argument("--out", required=True, metavar="FOLDER", help="where to; must not be there yet")
+
+
+def _add_study_commands(commands: Any, shared: _Shared) -> None:
+    rooted = argparse.ArgumentParser(add_help=False)
+    rooted.add_argument("--root", default="studies", metavar="DIR", help="where the studies are (%(default)s)")
+    commands.add_parser("studies", parents=[shared.common, rooted], help="how the studies of a folder stand")
+    dashboard = commands.add_parser(
+        "dashboard",
+        parents=[shared.common, rooted],
+        help="watch a study in the browser",
+        description="Optuna's dashboard on a study: its trials with notes, plans and pictures, and finalists' speech "
+        "and translations. It may be watched while the search runs.",
+        epilog=_EXAMPLES,
+        formatter_class=_STYLE,
+    )
+    dashboard.add_argument("--study", required=True, help="name of the study")
+    dashboard.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
+    dashboard.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
+    dashboard.add_argument("--port", type=int, default=8080, help="0 takes a free one (%(default)s)")
 
 
 def _quieten() -> None:

@@ -43,8 +43,8 @@ from corpora.roles import DIRECTIONS
 from scoring.metrics import metrics_of
 from scoring.significance import Lead, lead
 from search.finalists import Exam, examine, mean_chrf
+from search.finals import SUMMARY
 from search.opening import Opened, measured_losses, opened, workbench_of
-from search.run import SUMMARY
 from search.settings import SearchSettings
 from search.workbench import RUNG_UTTERANCES, Workbench, with_recombined
 from space.errors import UserError

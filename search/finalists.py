@@ -30,6 +30,8 @@ from space.rates import Coded
 from space.size import plan_parameters, units
 
 RESULT = "result.json"
+# Utterances whose translations are kept to be looked at.
+_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,21 @@ class Exam:
             signatures += filter(None, [current().signature.removeprefix("|")])
             found[direction] = {**scores.to_dict(), "signatures": signatures}
         return found
+
+    def samples(self, translations: Mapping[str, Sequence[str]], role: str) -> list[dict[str, str]]:
+        """A few utterances of a role with translations and references; where utterances are texts, with these."""
+        references = self.references(role)
+        return [
+            {
+                "id": example.id,
+                "direction": direction,
+                **({"text": example.utterance} if isinstance(example.utterance, str) else {}),
+                "translation": translations[direction][place],
+                "reference": references[direction][place],
+            }
+            for place, example in enumerate(self.corpus.examples(role)[:_SAMPLES])
+            for direction in self.directions
+        ]
 
 
 def choose(complete: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
@@ -125,6 +142,7 @@ def examine(
     assert full, f"{folder}: {on_disk} bytes on disk, {predicted} predicted"
     assert limits.size_range.holds(on_disk), f"{folder}: {on_disk} bytes are outside of the range"
     model, processor = load_translator(folder / "model")
+    translations = exam.translations(model, processor, "select")
     result = {
         "key": key,
         **about,
@@ -133,7 +151,8 @@ def examine(
         "parameters": plan_parameters(source.layout, plan),
         "path": str(folder / "model"),
         "heal_steps": done.plan.heal.steps,
-        "select": exam.scores(model, processor, "select"),
+        "select": exam.scored(translations, "select"),
+        "samples": exam.samples(translations, "select"),
     }
     write_whole(result_path, json.dumps(result, indent=1, ensure_ascii=False))
     for left in folder.glob("healing.*"):

@@ -22,6 +22,8 @@ from search.workbench import Workbench, with_recombined
 from space.genes import decode
 from space.limits import Limits
 
+SUMMARY = "summary.json"
+
 
 @dataclass(frozen=True)
 class Finals:

@@ -277,3 +277,37 @@ def _correlations(row: dict[str, Any]) -> tuple[str, str]:
     if spearman["value"] is None or kendall is None:
         return "-", "-"
     return f"{spearman['value']:.2f} ({spearman['low']:.2f}, {spearman['high']:.2f})", f"{kendall:.2f}"
+
+
+def print_studies(found: dict[str, Any], console: Console) -> None:
+    """A row for each study; of one that cannot be read the reason."""
+    if not found["studies"]:
+        console.print(f"no studies in {found['root']}", markup=False)
+        return
+    table = Table(title=escape(f"studies in {found['root']}"))
+    for column in ("study", "range", "state", "ended / complete / asked", "best chrF", "changed"):
+        table.add_column(column, justify="right" if column in ("ended / complete / asked", "best chrF") else "left")
+    for row in found["studies"]:
+        counts = " / ".join(_known(row.get(key)) for key in ("ended", "complete", "asked"))
+        changed = row["changed"][:16].replace("T", " ") if "changed" in row else "-"
+        cells = (row["study"], _known(row.get("range")), _state(row), counts, _known(row.get("best_chrf")), changed)
+        table.add_row(*map(escape, cells))
+    console.print(table)
+
+
+def _known(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _state(row: dict[str, Any]) -> str:
+    """Who is at it, what it came to, why it cannot be read."""
+    words = []
+    if row.get("driver"):
+        words.append(f"under way: {row['driver']}")
+    if row.get("champion") is not None:
+        words.append(f"champion: trial {row['champion']}")
+    elif row.get("front"):
+        words.append(f"front: trials {', '.join(map(str, row['front']))}")
+    if "reason" in row:
+        words.append(row["reason"])
+    return "; ".join(words) or "stopped before its finalists"

@@ -16,8 +16,9 @@ from models.devices import computing, current
 from search.baselines import Start, few_starts, losses_of, starts
 from search.fidelity import kept_fidelity
 from search.finalists import Exam
-from search.finals import finals_of, summary_of
+from search.finals import SUMMARY, finals_of, summary_of
 from search.job import Job, whole_range
+from search.logbook import Logbook
 from search.loop import Terms, run_trials
 from search.opening import measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
@@ -27,7 +28,7 @@ from search.samplers import check_sampler
 from search.settings import SearchSettings, comparability
 from search.shares import Gate
 from search.stopping import Stopping
-from search.study import driver_lock, open_study
+from search.study import ASKED, driver_lock, open_study
 from search.warm import best_trials, warm_starts
 from search.workbench import signature
 from space import VERSION
@@ -38,7 +39,6 @@ from space.plan import Heal
 from space.policy import Loss
 from space.spread import in_turns
 
-SUMMARY = "summary.json"
 # A study of fewer trials does not measure sensitivities, which take as long as some of its trials.
 _WORTH_MEASURING = 20
 # The attribute of a study that names the proxy by which trials are stopped.
@@ -88,16 +88,20 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
             warm=warm,
             started=started,
         )
-        _search(job)
+        study.set_user_attr(ASKED, settings.trials)
+        logbook = Logbook(job)
+        logbook.opened()
+        _search(job, logbook)
         finals = finals_of(job)
         seconds = round(study.user_attrs.get("seconds", 0) + time.monotonic() - started, 1)
         study.set_user_attr("seconds", seconds)
         summary = summary_of(job, finals, seconds)
         write_whole(settings.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
+        logbook.closed(finals, summary)
     return summary
 
 
-def _search(job: Job) -> None:
+def _search(job: Job, logbook: Logbook) -> None:
     if job.settings.trials >= _WORTH_MEASURING:
         losses = measured_losses(job.workbench, job.ranges[0], job.console)
     else:
@@ -112,6 +116,7 @@ def _search(job: Job) -> None:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
 
         def on_trial(trial: FrozenTrial) -> None:
+            logbook.ended(trial)
             complete = job.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             best = 100 - min((other.values[0] for other in complete), default=float("nan"))
             progress.update(task, advance=1, description=f"trials, best chrF {best:.1f}")

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,15 +25,18 @@ from space.errors import UserError, first_line
 
 # Two objectives, both minimised.
 OBJECTIVES = ("100 - chrF after healing", "bytes")
-_SETTINGS_KEY = "settings"
+# Attributes of a study: what its trials share, and how many trials it was last asked for.
+SETTINGS, ASKED = "settings", "trials"
 _SQLITE = "sqlite:///"
-_FILE = "study.db"
+FILE, LOCK = "study.db", "driver.lock"
+# Who only looks whether a study is driven holds its lock for less than this many seconds.
+_ATTEMPTS, _MOMENT = 3, 0.02
 
 
 @contextmanager
 def open_study(settings: SearchSettings, shared: dict[str, Any]) -> Iterator[optuna.Study]:
     """The study of this name, made or taken up. Raises UserError where settings differ or the storage fails."""
-    url = settings.storage or f"{_SQLITE}{settings.folder / _FILE}"
+    url = settings.storage or f"{_SQLITE}{settings.folder / FILE}"
     with _storage_errors(url), _storage(url) as storage:
         study = optuna.create_study(
             storage=storage,
@@ -40,14 +44,36 @@ def open_study(settings: SearchSettings, shared: dict[str, Any]) -> Iterator[opt
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
-        before = study.user_attrs.get(_SETTINGS_KEY)
+        before = study.user_attrs.get(SETTINGS)
         if before is None and (study.get_trials(deepcopy=False) or len(study.directions) != len(OBJECTIVES)):
             raise UserError(f"study {settings.study!r} in {url} was not made by tightfit; choose another --study")
         if before is None:
             study.set_metric_names(list(OBJECTIVES))
-            study.set_user_attr(_SETTINGS_KEY, shared)
+            study.set_user_attr(SETTINGS, shared)
         else:
             _refuse_difference(settings.study, before, shared)
+        yield study
+
+
+@contextmanager
+def stored_study(root: Path, name: str, url: str | None, option: str) -> Iterator[optuna.Study]:
+    """The study called `name` in the folder `root`, or in the storage of an `url`; nothing is made.
+
+    Raises UserError where there is none, which names the `option` that asked for it, or where the storage fails.
+    """
+    file = root / name / FILE
+    if url is None and not file.is_file():
+        raise UserError(f"{option} {name}: no study {file}; give the name of a study in {root}")
+    if url is not None and url.startswith(_SQLITE):
+        file = Path(url.removeprefix(_SQLITE).partition("?")[0])
+        if not file.is_file():
+            raise UserError(f"{option} {name}: no file {file}; give the --storage that the study was made with")
+    url = url or f"{_SQLITE}{file}"
+    with _storage_errors(url), _storage(url, make=False) as storage:
+        try:
+            study = optuna.load_study(storage=storage, study_name=name)
+        except KeyError as error:
+            raise UserError(f"{option} {name}: no study of this name in {url}; give the name of one there") from error
         yield study
 
 
@@ -56,18 +82,8 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
 
     Raises UserError where there is none, or where it differs in what must be `shared`.
     """
-    file = settings.root / name / _FILE
-    if settings.storage is None and not file.is_file():
-        raise UserError(f"--warm-start {name}: no study {file}; give the name of a study in {settings.root}")
-    url = settings.storage or f"{_SQLITE}{file}"
-    with _storage_errors(url), _storage(url) as storage:
-        try:
-            study = optuna.load_study(storage=storage, study_name=name)
-        except KeyError as error:
-            raise UserError(
-                f"--warm-start {name}: no study of this name in {url}; give the name of one there"
-            ) from error
-        before = study.user_attrs.get(_SETTINGS_KEY, {})
+    with stored_study(settings.root, name, settings.storage, "--warm-start") as study:
+        before = study.user_attrs.get(SETTINGS, {})
         if changes := differing(before, shared):
             raise UserError(f"--warm-start {name}: its plans are of other settings ({changes}); give another, or none")
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -83,11 +99,12 @@ def best_first(trials: Iterable[FrozenTrial], besides: Collection[str]) -> list[
 
 
 @contextmanager
-def _storage(url: str) -> Iterator[RDBStorage]:
+def _storage(url: str, *, make: bool = True) -> Iterator[RDBStorage]:
+    """Where there is none yet, it is made only if that is asked for."""
     # A locked database is waited for, a moment only: a person is watching.
     arguments = {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {}
     try:
-        storage = RDBStorage(_with_driver(url), engine_kwargs=arguments)
+        storage = RDBStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
         raise UserError(
             f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db or postgresql://host/name"
@@ -159,7 +176,7 @@ def driver_lock(folder: Path, storage: str | None) -> Iterator[None]:
     folder and keeps out drivers of this folder only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "driver.lock"
+    path = folder / LOCK
     if storage is not None and storage.startswith(_SQLITE) and Path(storage.removeprefix(_SQLITE)).parent.is_dir():
         database = Path(storage.removeprefix(_SQLITE))
         path = database.with_name(f"{database.name}.{folder.name}.lock")
@@ -171,10 +188,29 @@ def driver_lock(folder: Path, storage: str | None) -> Iterator[None]:
         yield
 
 
+def driver_of(folder: Path) -> str | None:
+    """Who drives the study in a folder, or None where nobody does, as far as the lock there tells."""
+    if not (folder / LOCK).is_file():
+        return None
+    with (folder / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _holder(file)
+        return None
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read() or "another process"
+
+
 def _lock(file: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read() or "another process"
-        raise UserError(f"study in {folder} is driven by {holder}; wait for it or choose another --study") from None
+    for attempt in range(_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt < _ATTEMPTS - 1:
+                time.sleep(_MOMENT)
+    raise UserError(f"study in {folder} is driven by {_holder(file)}; wait for it or choose another --study")
