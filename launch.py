@@ -42,7 +42,7 @@ from search.report import (
 )
 from search.run import run_search
 from search.samplers import SAMPLER_NAMES
-from search.settings import BANK_SIZE, HEAL_ROWS, RECOMBINED, SearchSettings
+from search.settings import BANK_SIZE, HEAL_ROWS, RECOMBINED, WORKER_MINUTES, SearchSettings
 from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
@@ -112,6 +112,8 @@ def _search(options: argparse.Namespace) -> Shown:
         hours=options.hours,
         patience=options.patience,
         storage=options.storage,
+        workers=options.workers,
+        worker_minutes=options.worker_minutes,
         sampler=options.sampler,
         warm_start=options.warm_start,
         pareto=options.pareto,
@@ -395,6 +397,20 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     )
     search.add_argument("--study", help="name of the study; default: after the bin")
     search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
+    search.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that evaluate a plan each, among which cores and GPUs are shared out (%(default)s: this one)",
+    )
+    search.add_argument(
+        "--worker-minutes",
+        type=float,
+        default=WORKER_MINUTES,
+        metavar="M",
+        help="a worker that says nothing for so long hangs, and is replaced (%(default)g)",
+    )
     search.add_argument("--sampler", default="policy", help=f"one of {', '.join(SAMPLER_NAMES)} (%(default)s)")
     search.add_argument(
         "--warm-start",

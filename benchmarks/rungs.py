@@ -27,6 +27,7 @@ from benchmarks.publish import publish, target
 from search.baselines import starts
 from search.loop import WHOLE_KINDS, Terms, run_trials
 from search.opening import Opened, measured_losses, opened, workbench_of
+from search.pools.here import InProcess
 from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Standing, goes_on, standing_of
 from search.samplers import sampler_named
 from search.settings import SearchSettings
@@ -110,7 +111,11 @@ def trials_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace,
         print(trial.number, [round(x, 4) for x in trial.user_attrs[DIVERGENCES]], trial.user_attrs[SECONDS], flush=True)
 
     run_trials(
-        study, workbench, Terms([limits], first, seed, "benchmark", ALL, options.heal_steps), options.trials, said
+        study,
+        InProcess(workbench),
+        Terms([limits], first, seed, "benchmark", ALL, options.heal_steps),
+        options.trials,
+        said,
     )
     return study.get_trials(states=(TrialState.COMPLETE,))
 

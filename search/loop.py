@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.asking import asked
 from search.baselines import START_KINDS, WHOLE_KINDS, Start
+from search.pools.pool import Broken, Evaluated, Evaluation, Event, Pool, Reached, Refused, Task
 from search.rungs import (
     BYTES,
     DIVERGENCE,
@@ -26,15 +28,22 @@ from search.rungs import (
     standings,
 )
 from search.samplers import trial_seed
-from search.workbench import Workbench
+from space.errors import UserError
 from space.genes import HEAL_STEPS, decode, distributions, encode
 from space.layout import Layout
 from space.limits import Limits
 from space.plan import Plan, removed_sublayers
 from space.traits import traits
 
-# A trial that is found running after so many attempts has failed.
-_ATTEMPTS = 3
+# Attributes of a trial: in how many drivers it was begun, less those that told what became of it; how often it raised
+# or lost its worker; why it failed.
+ATTEMPTS, BREAKS, FAILURE = "attempts", "breaks", "failure"
+# A trial that is found running after so many attempts has failed, and one that broke so often.
+_ATTEMPTS, _BREAKS = 3, 2
+# So many failures in a row for one cause end a study: it is not the plans.
+_FAILURES = 5
+# How long workers are listened to before anything else is looked at.
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,28 +78,28 @@ def limits_of(kept: Mapping[str, Any], ranges: Sequence[Limits]) -> Limits:
 
 def run_trials(
     study: optuna.Study,
-    workbench: Workbench,
+    pool: Pool,
     terms: Terms,
     total: int,
     on_trial: Callable[[FrozenTrial], None],
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Goes on until `total` trials have ended or something says to `stop`, which is asked between trials.
+    """Goes on until `total` trials have ended or something says to `stop`, which is asked before each trial.
 
-    Trials a killed driver left running come first, with the same plan.
+    Trials a killed driver left running come first, with the same plan. One that raises, or that its worker dies of, is
+    tried once more, then it has failed. Raises UserError where trials fail one after the other for one cause, and where
+    a worker says what the user must mend; what runs then is taken up by the next to call this.
     """
     _enqueue_starts(study, terms, total)
-    for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        trial = optuna.Trial(study, left._trial_id)
-        if left.user_attrs.get("attempts", 0) < _ATTEMPTS:
-            _run(study, trial, workbench, terms, on_trial)
-            continue
-        trial.set_user_attr("failure", f"its driver died with it {_ATTEMPTS} times")
-        study.tell(trial, state=TrialState.FAIL)
-        on_trial(study.trials[trial.number])
-    while _ended(study) < total and not stop():
-        _run(study, asked(study), workbench, terms, on_trial)
+    driver = _Driver(study, pool, terms, total, on_trial)
+    while True:
+        while pool.free and (trial := driver.next(stop)) is not None:
+            driver.begin(trial)
+        if driver.done:
+            return
+        for event in pool.events(_LOOK_SECONDS):
+            driver.hear(event)
 
 
 def suggest(trial: optuna.Trial, layout: Layout, heal_steps: int) -> Plan:
@@ -102,10 +111,6 @@ def suggest(trial: optuna.Trial, layout: Layout, heal_steps: int) -> Plan:
             assert isinstance(distribution, CategoricalDistribution)
             trial.suggest_categorical(name, distribution.choices)
     return decode(trial.params, layout)
-
-
-def _ended(study: optuna.Study) -> int:
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _enqueue_starts(study: optuna.Study, terms: Terms, total: int) -> None:
@@ -120,47 +125,140 @@ def _enqueue_starts(study: optuna.Study, terms: Terms, total: int) -> None:
         study.enqueue_trial(encode(start.plan, terms.layout), user_attrs={start.kind: start.name, **start.kept})
 
 
-def _run(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    workbench: Workbench,
-    terms: Terms,
-    on_trial: Callable[[FrozenTrial], None],
-) -> None:
-    trial.set_user_attr("attempts", trial.user_attrs.get("attempts", 0) + 1)
-    plan = suggest(trial, terms.layout, terms.heal_steps)
-    trials = study.get_trials(deepcopy=False)
-    # as they are stored: a sampler may have named the range since the trial was made
-    kept = trials[trial.number].user_attrs
-    limits = limits_of(kept, terms.ranges)
-    size_bytes = limits.bytes_of(plan)
-    assert limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
-    seed = trial_seed(terms.seed, trial.number)
-    whole = any(kind in kept for kind in WHOLE_KINDS)
-    bound = limits.size_range.bound_bytes
-    earlier = standings(trials)
-    standing = Standing(
-        (),
-        size_bytes,
-        removed_sublayers(plan),
-        plan.heal.steps,
-        traits(plan, terms.layout),
-        range=kept.get(RANGE),
-    )
+@dataclass
+class _Running:
+    """A trial under way: what it is, and how far it got; a `whole` one goes through all rungs."""
 
-    def promote(divergences: tuple[float, ...]) -> bool:
-        return whole or goes_on(replace(standing, divergences=divergences), earlier, bound, terms.survival)
+    trial: optuna.Trial
+    standing: Standing
+    bound_bytes: int
+    seed: int
+    whole: bool
 
-    evaluation = workbench.evaluate(plan, seed, promote, terms.gate)
-    trial.set_user_attr(DIVERGENCES, list(evaluation.divergences))
-    trial.set_user_attr(BYTES, size_bytes)
-    trial.set_user_attr(REMOVED, standing.removed)
-    trial.set_user_attr(TRAITS, standing.traits)
-    trial.set_user_attr(SECONDS, [round(seconds, 3) for seconds in evaluation.seconds])
-    trial.set_user_attr("seed", seed)
-    trial.set_user_attr("signature", terms.signature)
-    if evaluation.loss is None:
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        study.tell(trial, [evaluation.loss, size_bytes])
-    on_trial(study.trials[trial.number])
+
+class _Driver:
+    """Of one pool: what runs in it, what is tried `again`, and what becomes of it."""
+
+    def __init__(
+        self, study: optuna.Study, pool: Pool, terms: Terms, total: int, on_trial: Callable[[FrozenTrial], None]
+    ) -> None:
+        self._study, self._pool, self._terms, self._total, self._on_trial = study, pool, terms, total, on_trial
+        self.running: dict[int, _Running] = {}
+        left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self.again = deque(optuna.Trial(study, trial._trial_id) for trial in left)
+        self._stopped = False
+        self._cause, self._failures = "", 0
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing more is begun."""
+        return not self.running and not self.again and (self._stopped or self._enough)
+
+    @property
+    def _enough(self) -> bool:
+        """Whether as many trials as were asked for have ended, run, or are tried again."""
+        ended = sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
+        return ended + len(self.running) + len(self.again) >= self._total
+
+    def next(self, stop: Callable[[], bool]) -> optuna.Trial | None:
+        """What is tried again, or another one; None once there are enough, or something said to `stop`."""
+        if self.again:
+            return self.again.popleft()
+        if self._stopped or self._enough:
+            return None
+        self._stopped = stop()
+        return None if self._stopped else asked(self._study)
+
+    def begin(self, trial: optuna.Trial) -> None:
+        """Has a trial evaluated. One that several drivers died with has failed."""
+        attempts = trial.user_attrs.get(ATTEMPTS, 0)
+        if attempts >= _ATTEMPTS:
+            self._fail(trial, f"its driver died with it {attempts} times")
+            return
+        trial.set_user_attr(ATTEMPTS, attempts + 1)
+        terms = self._terms
+        plan = suggest(trial, terms.layout, terms.heal_steps)
+        # as they are stored: a sampler may have named the range since the trial was made
+        kept = self._study.get_trials(deepcopy=False)[trial.number].user_attrs
+        limits = limits_of(kept, terms.ranges)
+        size_bytes = limits.bytes_of(plan)
+        assert limits.hold(plan), f"trial {trial.number}: {size_bytes} bytes, outside of the limits"
+        standing = Standing(
+            (),
+            size_bytes,
+            removed_sublayers(plan),
+            plan.heal.steps,
+            traits(plan, terms.layout),
+            range=kept.get(RANGE),
+        )
+        seed = trial_seed(terms.seed, trial.number)
+        whole = any(kind in kept for kind in WHOLE_KINDS)
+        self.running[trial.number] = _Running(trial, standing, limits.size_range.bound_bytes, seed, whole)
+        self._pool.begin(Task(trial.number, plan, seed, terms.gate))
+
+    def hear(self, event: Event) -> None:
+        """What follows from what a worker said."""
+        match event:
+            case Reached():
+                self._pool.answer(event.number, self._promoted(self.running[event.number], event.scores))
+            case Evaluated():
+                self._tell(self.running.pop(event.number), event.evaluation)
+            case Broken():
+                self._broken(self.running.pop(event.number), event)
+            case Refused():
+                if event.number is not None:
+                    _spared(self.running[event.number].trial)
+                raise UserError(event.reason)
+
+    def _promoted(self, mine: _Running, scores: tuple[float, ...]) -> bool:
+        mine.standing = replace(mine.standing, divergences=scores)
+        if mine.whole:
+            return True
+        others = [one.standing for one in self.running.values() if one is not mine and one.standing.divergences]
+        earlier = [*standings(self._study.get_trials(deepcopy=False)), *others]
+        return goes_on(mine.standing, earlier, mine.bound_bytes, self._terms.survival)
+
+    def _tell(self, mine: _Running, evaluation: Evaluation) -> None:
+        trial, standing = mine.trial, mine.standing
+        trial.set_user_attr(DIVERGENCES, list(evaluation.divergences))
+        trial.set_user_attr(BYTES, standing.size_bytes)
+        trial.set_user_attr(REMOVED, standing.removed)
+        trial.set_user_attr(TRAITS, standing.traits)
+        trial.set_user_attr(SECONDS, [round(seconds, 3) for seconds in evaluation.seconds])
+        trial.set_user_attr("seed", mine.seed)
+        trial.set_user_attr("signature", self._terms.signature)
+        if evaluation.loss is None:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, [evaluation.loss, standing.size_bytes])
+        self._failures = 0
+        self._ended(trial)
+
+    def _broken(self, mine: _Running, event: Broken) -> None:
+        breaks = mine.trial.user_attrs.get(BREAKS, 0) + 1
+        mine.trial.set_user_attr(BREAKS, breaks)
+        if breaks < _BREAKS:
+            _spared(mine.trial)
+            self.again.append(mine.trial)
+            return
+        self._fail(mine.trial, event.reason)
+        self._failures = self._failures + 1 if event.cause == self._cause else 1
+        self._cause = event.cause
+        if self._failures >= _FAILURES:
+            raise UserError(
+                f"{_FAILURES} trials in a row failed, the last, trial {mine.trial.number}, as {event.reason}; "
+                "what ended stays, the same command goes on"
+            )
+
+    def _fail(self, trial: optuna.Trial, reason: str) -> None:
+        trial.set_user_attr(FAILURE, reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+        self._ended(trial)
+
+    def _ended(self, trial: optuna.Trial) -> None:
+        self._on_trial(self._study.get_trials(deepcopy=False)[trial.number])
+
+
+def _spared(trial: optuna.Trial) -> None:
+    """An attempt that was no death of its driver does not count as one."""
+    trial.set_user_attr(ATTEMPTS, trial.user_attrs[ATTEMPTS] - 1)

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS
+from search.loop import FAILURE
 from search.rungs import BYTES, DIVERGENCES, SECONDS
 from search.workbench import RUNG_UTTERANCES
 from space.bins import SizeRange, format_bytes
@@ -88,7 +89,7 @@ def _outcome(trial: FrozenTrial, scores: Sequence[float], gate: str, survival: S
             f"Stopped after {RUNG_UTTERANCES[rung]} utterances: by its {gate}, bytes and removed sublayers not among "
             f"the best {survival[rung]:.0%} there"
         )
-    return f"Failed: {trial.user_attrs.get('failure', 'no reason is known')}"
+    return f"Failed: {trial.user_attrs.get(FAILURE, 'no reason is known')}"
 
 
 def _described(layout: Layout, plan: Plan) -> dict[str, str]:

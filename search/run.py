@@ -22,6 +22,7 @@ from search.logbook import Logbook
 from search.loop import Terms, run_trials
 from search.opening import measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
+from search.pools.choice import pool_of
 from search.progress import progress_on
 from search.rungs import DIVERGENCE
 from search.samplers import check_sampler
@@ -129,8 +130,9 @@ def _search(job: Job, logbook: Logbook) -> None:
                 progress.console.print(reason)
             return reason is not None
 
-        with Stopping(job.settings.hours, job.settings.patience, size_over(job.ranges), job.started) as stopping:
-            run_trials(job.study, job.workbench, terms, job.settings.trials, on_trial, stop=stop)
+        stopping = Stopping(job.settings.hours, job.settings.patience, size_over(job.ranges), job.started)
+        with stopping, pool_of(job) as pool:
+            run_trials(job.study, pool, terms, job.settings.trials, on_trial, stop=stop)
 
 
 def _starts(job: Job, limits: Limits, losses: Mapping[str, Loss]) -> list[Start]:

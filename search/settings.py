@@ -25,10 +25,12 @@ FORMAT = 8
 BANK_SIZE = "20GB"
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.
 HEAL_ROWS, RECOMBINED = 32, 4
+WORKER_MINUTES = 60.0
 # Files up to this size are hashed whole, larger ones in slices.
 _WHOLE_HASH_BYTES = 256 * 2**20
 _SLICES = 256
 _MOST_RECOMBINED = 100
+_MOST_WORKERS = 1024
 # What settings that do not say it were made with.
 _UNSAID = {"computed": PLAIN.name}
 
@@ -40,6 +42,8 @@ class SearchSettings:
     With `pareto` the study is over all sizes, and `finalists` are a size's.
 
     `hours` of a run, and `patience` trials without a better front, end a search before it has all its `trials`.
+
+    Each of `workers` evaluates a plan at a time; one that says nothing for `worker_minutes` is taken to hang.
 
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
@@ -59,6 +63,8 @@ class SearchSettings:
     data: Path = BUNDLED_CORPUS
     directions: tuple[str, ...] = ("en-de", "en-zh")
     storage: str | None = None
+    workers: int = 1
+    worker_minutes: float = WORKER_MINUTES
     sampler: str = "policy"
     warm_start: str | None = None
     seed: int = 0
@@ -105,12 +111,25 @@ class SearchSettings:
         elif not self.pareto:
             assert self.bin is not None
             bin_range(self.bin, REFERENCE_BYTES)
+        self._check_numbers()
+        check_directions(self.directions)
+        bytes_of(self.bank_size, "--bank-size")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**32 - 1}")
+        if not self.study or Path(self.study).name != self.study or self.study.startswith("."):
+            raise UserError(f"--study {self.study!r}: a study's name is one folder name, for instance bin3")
+
+    def _check_numbers(self) -> None:
         if self.trials < 1:
             raise UserError(f"--trials {self.trials}: a study needs at least 1 trial; the main job asks for 200")
         if self.hours is not None and not self.hours > 0:
             raise UserError(f"--hours {self.hours:g}: more than 0")
         if self.patience is not None and self.patience < 1:
             raise UserError(f"--patience {self.patience}: at least 1 trial")
+        if not 1 <= self.workers <= _MOST_WORKERS:
+            raise UserError(f"--workers {self.workers}: from 1 to {_MOST_WORKERS}")
+        if not self.worker_minutes > 0:
+            raise UserError(f"--worker-minutes {self.worker_minutes:g}: more than 0")
         if self.finalists < 1:
             raise UserError(f"--finalists {self.finalists}: a study ends with at least 1")
         if self.finalist_heal_steps < 0:
@@ -121,12 +140,6 @@ class SearchSettings:
             raise UserError(f"--heal-rows {self.heal_rows}: a step of healing needs at least 1 row")
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
             raise UserError(f"--recombined {self.recombined}: from 0 to {_MOST_RECOMBINED} for each utterance there is")
-        check_directions(self.directions)
-        bytes_of(self.bank_size, "--bank-size")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**32 - 1}")
-        if not self.study or Path(self.study).name != self.study or self.study.startswith("."):
-            raise UserError(f"--study {self.study!r}: a study's name is one folder name, for instance bin3")
 
 
 def check_directions(directions: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ from proxies.sensitivity import Measured, Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
 from proxies.translations import Translations
 from scoring.translate import DECODING, most_tokens, translate
+from search.pools.pool import Evaluation, Rungs
 from search.rungs import DIVERGENCE, GATES
 from space.layout import Layout
 from space.plan import Plan, uniform_plan
@@ -59,18 +60,6 @@ def signature(gate: str) -> str:
         f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing, {DECODING}|{_BEFORE.get(gate, gate)} before"
         f"|{RUNG_UTTERANCES} utterances of the proxy role"
     )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Divergences before healing (nats a token), or what else is the gate, by rung reached; seconds up to each rung.
-
-    `loss` is what the last rung finds, 100 less chrF of translations after healing; None where one before ended it.
-    """
-
-    divergences: tuple[float, ...]
-    seconds: tuple[float, ...]
-    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -110,24 +99,22 @@ class Workbench:
 
         return dict(zip(GATES, (self.prefixes.divergence, self.prefixes.loss, chrf), strict=True))
 
-    def evaluate(
-        self, plan: Plan, seed: int, promote: Callable[[tuple[float, ...]], bool], gate: str = DIVERGENCE
-    ) -> Evaluation:
-        """Scores a plan rung by rung; `promote(scores)`, rung by rung, says whether the next is worth its time.
+    def rungs(self, plan: Plan, seed: int, gate: str = DIVERGENCE) -> Rungs:
+        """Scores a plan rung by rung, by the proxy that is the `gate`; the last rung translates, after healing.
 
-        Before the last rung by the proxy that is the `gate`.
+        Yields the scores so far; what is sent says whether the next rung is worth its time.
         """
         started = time.monotonic()
-        divergences: list[float] = []
+        scores: list[float] = []
         seconds: list[float] = []
         candidate, scored = self.assembler.assembled(plan), self.gates[gate]
         for rung in range(len(RUNG_UTTERANCES)):
-            divergences.append(scored(candidate, plan.vocabulary, rung))
+            scores.append(scored(candidate, plan.vocabulary, rung))
             seconds.append(time.monotonic() - started)
-            if not promote(tuple(divergences)):
-                return Evaluation(tuple(divergences), tuple(seconds), None)
+            if not (yield tuple(scores)):
+                return Evaluation(tuple(scores), tuple(seconds), None)
         loss = self.healed_loss(plan, seed) if plan.heal.steps else self._loss(candidate.model, plan.vocabulary)
-        return Evaluation(tuple(divergences), (*seconds, time.monotonic() - started), loss)
+        return Evaluation(tuple(scores), (*seconds, time.monotonic() - started), loss)
 
     def healed_loss(self, plan: Plan, seed: int) -> float:
         """What the last rung finds of a plan behind its steps of healing: 100 less chrF of translations."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +21,10 @@ from models.loading import Source
 from search.baselines import few_starts, losses_of
 from search.loop import Terms, limits_of, run_trials, suggest
 from search.pareto import ParetoSampler, RangeStudy, placed, sampler_over, size_over
+from search.pools.here import InProcess
+from search.pools.pool import Evaluation, Rungs
 from search.rungs import RANGE
 from search.samplers import SAMPLER_NAMES
-from search.workbench import Evaluation
 from space.bins import REFERENCE_BYTES, all_ranges, bin_range
 from space.genes import HEAL_STEPS
 from space.limits import Limits
@@ -217,9 +218,9 @@ class Stand:
 
     scores: Iterator[float]
 
-    def evaluate(self, plan: Plan, seed: int, promote: Callable[[tuple[float, ...]], bool], gate: str) -> Evaluation:
+    def rungs(self, plan: Plan, seed: int, gate: str) -> Rungs:
         score = next(self.scores)
-        kept = promote((score,)) and promote((score, score))
+        kept = (yield (score,)) and (yield (score, score))
         return Evaluation((score, score) if kept else (score,), (1.0,) * (2 + kept), 50.0 + score if kept else None)
 
 
@@ -230,7 +231,7 @@ def test_rungs_stop_trials_beside_those_of_their_range(ranges: list[Limits], sou
     study.sampler = sampler_over(ranges, name, losses_of(ranges[0], source.vocabulary.coverage), 0, HEAL_STEPS)
     scores = (float(number) for number in range(1, 100))
     terms = Terms(ranges, (), 0, "none", survival=(0.5, 0.5))
-    run_trials(study, Stand(scores), terms, 60, lambda _trial: None)  # type: ignore[arg-type]
+    run_trials(study, InProcess(Stand(scores)), terms, 60, lambda _trial: None)
     for limits in ranges:
         here = [trial for trial in study.trials if trial.user_attrs[RANGE] == limits.size_range.name]
         assert [trial.state for trial in here[:6]] == [TrialState.COMPLETE] * 6, "until a rung has seen a few"
