@@ -18,6 +18,7 @@ from search.rungs import (
     BYTES,
     DIVERGENCE,
     DIVERGENCES,
+    HEALED,
     RANGE,
     REMOVED,
     SECONDS,
@@ -230,6 +231,8 @@ class _Driver:
         if evaluation.loss is None:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
+            if evaluation.healed is not None:
+                trial.set_user_attr(HEALED, evaluation.healed)
             self._study.tell(trial, [evaluation.loss, standing.size_bytes])
         self._failures = 0
         self._ended(trial)

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS
 from search.loop import FAILURE
-from search.rungs import BYTES, DIVERGENCES, SECONDS
+from search.rungs import BYTES, DIVERGENCES, HEALED, SECONDS
 from search.workbench import RUNG_UTTERANCES
 from space.bins import SizeRange, format_bytes
 from space.layout import Layout
@@ -67,6 +67,8 @@ def trial_note(
         rows[gate] = ", ".join(f"{_number(value)} on {utterances} utterances" for value, utterances in heard)
     if trial.state == TrialState.COMPLETE:
         rows["chrF"] = f"{100 - trial.values[0]:.2f} on {RUNG_UTTERANCES[-1]} utterances after healing"
+        if trial.user_attrs.get(HEALED) is not None:
+            rows["divergence after healing"] = _number(trial.user_attrs[HEALED])
     if SECONDS in trial.user_attrs:
         rows["seconds"] = ", ".join(f"{seconds:.1f}" for seconds in trial.user_attrs[SECONDS])
     lines = [f"**{_outcome(trial, scores, gate, survival)}**", "", "| | |", "|---|---|"]

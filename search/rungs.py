@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
+from scipy.optimize import isotonic_regression
 
 # Share of a rung's trials that go on to the next. Healing costs many times what the first two rungs cost together, so
 # few get there; the first, on few utterances, knows little and costs little, so it is lax (decision 0018, measured on
@@ -40,6 +41,10 @@ _LEAST_LOSS, _BETTER = 0.5, 4.0
 # study over all sizes.
 DIVERGENCES, SECONDS, BYTES, REMOVED, TRAITS = "divergences", "seconds", "bytes", "removed", "traits"
 RANGE = "range"
+# And the divergence after healing, of a complete trial.
+HEALED = "healed divergence"
+# How much counts of what the loss of one healing has beyond what others lead one to expect.
+_OWN = 0.25
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,29 @@ def standing_of(trial: FrozenTrial) -> Standing | None:
 
 
 def standings(trials: Sequence[FrozenTrial]) -> list[Standing]:
-    """Of all trials that have one, in their order."""
-    return [found for trial in trials if (found := standing_of(trial)) is not None]
+    """Of all trials that have one, in their order, with settled losses."""
+    return [found for trial in settled(trials) if (found := standing_of(trial)) is not None]
+
+
+def settled(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials of which complete ones have the loss that another healing could be expected to find (decision 0026).
+
+    What one healing comes to is a draw; the divergence after it is less of one. A loss is therefore that of an isotonic
+    regression of all losses on these divergences, and a quarter of what is left to the one found.
+    """
+    known = [i for i, one in enumerate(trials) if one.state == TrialState.COMPLETE and _healed(one)]
+    known.sort(key=lambda i: trials[i].user_attrs[HEALED])
+    found = list(trials)
+    if known:
+        losses = np.array([trials[i].values[0] for i in known])
+        smooth = isotonic_regression(losses).x
+        for i, loss in zip(known, smooth + _OWN * (losses - smooth), strict=True):
+            found[i] = _completed(trials[i], float(loss))
+    return found
+
+
+def _healed(trial: FrozenTrial) -> bool:
+    return math.isfinite(trial.user_attrs.get(HEALED, math.nan)) and math.isfinite(trial.values[0])
 
 
 class Score(NamedTuple):
@@ -147,7 +173,7 @@ def nondominated_ranks(scores: Sequence[Score]) -> list[int]:
 
 
 class SeenStudy(Study):
-    """A study as a sampler sees it: a pruned trial is a complete one with the loss it would probably have had.
+    """A study as a sampler sees it: losses are settled, a pruned trial is complete with the loss it would have had.
 
     Samplers of Optuna's leave a pruned trial of two objectives out, or count it among the bad ones whatever it scored.
     """
@@ -156,13 +182,13 @@ class SeenStudy(Study):
         self.__dict__.update(study.__dict__)
 
     def told(self) -> list[FrozenTrial]:
-        """The trials as they are: a pruned one is pruned."""
-        return super()._get_trials(deepcopy=False)
+        """The trials as they are, a pruned one is pruned, with settled losses."""
+        return settled(super()._get_trials(deepcopy=False))
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = super()._get_trials(deepcopy, None, use_cache)
+        trials = settled(super()._get_trials(deepcopy, None, use_cache))
         expected = expected_losses(trials)
         seen = [_completed(trial, expected[i]) if i in expected else trial for i, trial in enumerate(trials)]
         return [trial for trial in seen if states is None or trial.state in states]

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from search.rungs import settled
 from search.settings import SearchSettings, differing
 from space.errors import UserError, first_line
 
@@ -90,9 +91,10 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
 
 
 def best_first(trials: Iterable[FrozenTrial], besides: Collection[str]) -> list[FrozenTrial]:
-    """Complete trials by loss; of those whose parameters differ in `besides` alone the best one."""
+    """Complete trials by settled loss; of those whose parameters differ in `besides` alone the best one."""
     found: dict[str, FrozenTrial] = {}
-    for trial in sorted(trials, key=lambda one: (one.values[0], one.number)):
+    by_loss = zip(settled(given := list(trials)), given, strict=True)
+    for _, trial in sorted(by_loss, key=lambda pair: (pair[0].values[0], pair[0].number)):
         plan = {name: value for name, value in trial.params.items() if name not in besides}
         found.setdefault(json.dumps(plan, sort_keys=True), trial)
     return list(found.values())

@@ -112,9 +112,10 @@ class Workbench:
             scores.append(scored(candidate, plan.vocabulary, rung))
             seconds.append(time.monotonic() - started)
             if not (yield tuple(scores)):
-                return Evaluation(tuple(scores), tuple(seconds), None)
-        loss = self.healed_loss(plan, seed) if plan.heal.steps else self._loss(candidate.model, plan.vocabulary)
-        return Evaluation(tuple(scores), (*seconds, time.monotonic() - started), loss)
+                return Evaluation(tuple(scores), tuple(seconds))
+        model = self.healed(plan, seed) if plan.heal.steps else candidate.model
+        loss, divergence = self._loss(model, plan.vocabulary), self.divergence(model, plan.vocabulary)
+        return Evaluation(tuple(scores), (*seconds, time.monotonic() - started), loss, divergence)
 
     def healed_loss(self, plan: Plan, seed: int) -> float:
         """What the last rung finds of a plan behind its steps of healing: 100 less chrF of translations."""

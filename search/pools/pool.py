@@ -19,12 +19,14 @@ from space.plan import Plan
 class Evaluation:
     """Divergences before healing (nats a token), or what else is the gate, by rung reached; seconds up to each rung.
 
-    `loss` is what the last rung finds, 100 less chrF of translations after healing; None where one before ended it.
+    `loss` is what the last rung finds, 100 less chrF of translations after healing, and `healed` the divergence then;
+    None where a rung before ended it.
     """
 
     divergences: tuple[float, ...]
     seconds: tuple[float, ...]
-    loss: float | None
+    loss: float | None = None
+    healed: float | None = None
 
 
 Rungs = Generator[tuple[float, ...], bool, Evaluation]
