@@ -94,7 +94,7 @@ def settled(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         losses = np.array([trials[i].values[0] for i in known])
         smooth = isotonic_regression(losses).x
         for i, loss in zip(known, smooth + _OWN * (losses - smooth), strict=True):
-            found[i] = _completed(trials[i], float(loss))
+            found[i] = _completed(trials[i], float(loss), trials[i].values[1])
     return found
 
 
@@ -190,14 +190,17 @@ class SeenStudy(Study):
     ) -> list[FrozenTrial]:
         trials = settled(super()._get_trials(deepcopy, None, use_cache))
         expected = expected_losses(trials)
-        seen = [_completed(trial, expected[i]) if i in expected else trial for i, trial in enumerate(trials)]
+        seen = [
+            _completed(trial, expected[i], trial.user_attrs[BYTES]) if i in expected else trial
+            for i, trial in enumerate(trials)
+        ]
         return [trial for trial in seen if states is None or trial.state in states]
 
 
-def _completed(trial: FrozenTrial, loss: float) -> FrozenTrial:
+def _completed(trial: FrozenTrial, loss: float, size_bytes: float) -> FrozenTrial:
     found = copy(trial)
     found.state = TrialState.COMPLETE
-    found.values = [loss, trial.user_attrs[BYTES]]
+    found.values = [loss, size_bytes]
     return found
 
 
