@@ -1,4 +1,4 @@
-"""Trials an hour with two workers of one thread against one: ``python -m benchmarks.workers``, minutes on two free cores
+"""Trials an hour with two workers of one thread against one: ``python -m benchmarks.workers``, minutes
 
 The same plans of bin 3, each through all rungs and healed, in worker processes on a bank that has their pieces. Seconds
 are those from when all workers are ready.
