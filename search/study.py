@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.rungs import settled
 from search.settings import SearchSettings, differing
+from search.storing import PlanStorage
 from space.errors import UserError, first_line
 
 # Two objectives, both minimised.
@@ -106,7 +107,7 @@ def _storage(url: str, *, make: bool = True) -> Iterator[RDBStorage]:
     # A locked database is waited for, a moment only: a person is watching.
     arguments = {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {}
     try:
-        storage = RDBStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
+        storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
         raise UserError(
             f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db or postgresql://host/name"

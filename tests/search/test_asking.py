@@ -17,6 +17,7 @@ from search.baselines import losses_of
 from search.loop import limits_of, suggest
 from search.pareto import sampler_over
 from search.samplers import SAMPLER_NAMES
+from search.storing import PlanStorage
 from space.bins import bin_range
 from space.genes import HEAL_STEPS, distributions, encode
 from space.limits import Limits
@@ -102,3 +103,30 @@ def test_what_waits_comes_first(source: Source) -> None:
     asked(study)
     study.enqueue_trial(encode(plan, source.layout))
     assert suggest(asked(study), source.layout, HEAL_STEPS) == plan
+
+
+@pytest.mark.parametrize("state", [TrialState.RUNNING, TrialState.COMPLETE, TrialState.WAITING])
+def test_a_whole_trial_is_stored_as_optuna_stores_it(source: Source, tmp_path: Path, state: TrialState) -> None:
+    plan = run(study_of(source, "policy", (2,)), source, (2,), 1, whole=True)[0]
+    space = distributions(source.layout, HEAL_STEPS)
+    template = optuna.trial.create_trial(
+        state=state,
+        params=encode(plan, source.layout),
+        distributions=space,
+        user_attrs={"policy": {"depth": 0.5}},
+        values=[1.0, 2.0] if state == TrialState.COMPLETE else None,
+    )
+    found = []
+    for kind in (RDBStorage, PlanStorage):
+        url = f"sqlite:///{tmp_path / kind.__name__}.db"
+        study = optuna.create_study(storage=kind(url), directions=["minimize", "minimize"], study_name="one")
+        statements: list[object] = []
+        event.listen(
+            study._storage._backend.engine, "before_cursor_execute", lambda *_, said=statements: said.append(1)
+        )
+        study.add_trial(template)
+        (trial,) = optuna.load_study(storage=RDBStorage(url), study_name="one").trials
+        found.append((trial.state, trial.params, trial.distributions, trial.user_attrs, trial.values, len(statements)))
+    assert found[0][:-1] == found[1][:-1]
+    assert found[1][1] == template.params
+    assert found[1][-1] < len(space) < found[0][-1]
