@@ -29,6 +29,8 @@ OBJECTIVES = ("100 - chrF after healing", "bytes")
 SETTINGS, ASKED = "settings", "trials"
 _SQLITE = "sqlite:///"
 FILE, LOCK = "study.db", "driver.lock"
+# What SQLite says of a file that is damaged.
+_DAMAGED = ("malformed", "not a database")
 # Who only looks whether a study is driven holds its lock for less than this many seconds.
 _ATTEMPTS, _MOMENT = 3, 0.02
 
@@ -153,19 +155,21 @@ def _storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        reason = _reason(error.__cause__ or error)
-        raise UserError(
-            f"storage {url}: {reason}; finished trials are kept, run the same command when it is mended"
-        ) from error
+        reason = _reason(error)
+        then = "finished trials are kept, run the same command when it is mended"
+        if any(word in reason for word in _DAMAGED):
+            then = (
+                "put a copy in its place, save what can be read by `sqlite3 FILE .recover`, or choose another --study"
+            )
+        raise UserError(f"storage {url}: {reason}; {then}") from error
 
 
 def _reason(error: BaseException) -> str:
     """The first line of what a database said; PostgreSQL's driver hands on the fields of its message."""
-    for one in (error.__cause__, error):
-        fields = one.args[0] if one is not None and one.args else None
-        if isinstance(fields, dict) and "M" in fields:
-            return str(fields["M"])
-    return first_line(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    fields = error.args[0] if error.args else None
+    return str(fields["M"]) if isinstance(fields, dict) and "M" in fields else first_line(error)
 
 
 @contextmanager
