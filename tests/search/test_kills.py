@@ -22,7 +22,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from compress.checkpoint import folder_bytes, read_plan
-from search.study import driver_of
+from search.driving import driver_of
 from tests.tiny import write_roles, write_tiny_qwen2
 
 ROOT = Path(__file__).parents[2]
