@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from compress.tensors import save_tensors
 from compress.units import UnitWeights, to_bytes
 from models.anatomy import carve
 from models.devices import current
@@ -38,10 +38,7 @@ def write_checkpoint(folder: Path, source: Source, plan: Plan, stored: Iterable[
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {x.unit.name: torch.frombuffer(bytearray(to_bytes(x)), dtype=torch.uint8) for x in stored}
-    try:
-        save_file(tensors, temporary / WEIGHTS)
-    except SafetensorError as error:
-        raise OSError(f"{folder}: weights could not be written ({error})") from error
+    save_tensors(tensors, temporary / WEIGHTS)
     (temporary / PLAN).write_text(plan.to_json())
     for name, data in source.vocabulary.fixed_files(plan.vocabulary).items():
         (temporary / name).write_bytes(data)

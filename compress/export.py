@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.checkpoint import appear, folder_bytes, is_checkpoint, load_checkpoint, read_plan
 from compress.quantize import pack
+from compress.tensors import save_tensors
 from compress.units import UnitWeights, biases, matrix, to_bytes, vectors
 from models.anatomy import audio_tower, decoder, places
 from models.modeling_tightfit import PLAN, SUMS, WEIGHTS, unpack
@@ -177,7 +177,7 @@ def _write_whole(folder: Path, layout: Layout, plan: Plan, out: Path) -> None:
         stored = UnitWeights(unit, matrices, tuple(x.detach().bfloat16() for x in vectors(place)))
         tensors[unit.name] = torch.frombuffer(bytearray(to_bytes(stored)), dtype=torch.uint8)
     out.mkdir(parents=True)
-    save_file(tensors, out / WEIGHTS)
+    save_tensors(tensors, out / WEIGHTS)
     (out / PLAN).write_text(whole.to_json())
     _copy(folder, out, (WEIGHTS, PLAN, SUMS))
     summed(out)

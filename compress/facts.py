@@ -10,11 +10,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from compress.gptq import Hessian
@@ -22,11 +21,14 @@ from compress.heal import Lesson
 from compress.importance import Behind, Measured
 from compress.predictions import Predictions, joined
 from compress.shelf import Shelf
+from compress.tensors import save_tensors
 from models.inputs import Row
 from space.files import whole_file, write_whole
 
 _MEASURED = "measured.safetensors"
 _LESSONS = "lessons-{}.safetensors"
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ class BankFolder:
         """The facts of the source, measured where they are not there."""
         if self.path is None:
             return make()
-        found = _read_facts(self.path / _MEASURED)
+        path = self.path / _MEASURED
+        found = _unless_damaged(lambda: _read_facts(path))
         if found is None:
             found = make()
-            _write_facts(self.path / _MEASURED, found)
+            _write_facts(path, found)
         return found
 
     def lessons(self, role: str, rows: Sequence[Row], make: Callable[[], list[Lesson]]) -> list[Lesson]:
@@ -59,7 +62,7 @@ class BankFolder:
         if self.path is None or not rows:
             return make()
         path = self.path / _LESSONS.format(role)
-        found = _read_lessons(path, rows)
+        found = _unless_damaged(lambda: _read_lessons(path, rows))
         if found is None:
             found = make()
             _write_lessons(path, found)
@@ -86,6 +89,14 @@ class BankFolder:
         if self.path is None:
             return
         write_whole(self.path / f"{name}.json", json.dumps(found, ensure_ascii=False), shared=True)
+
+
+def _unless_damaged(read: Callable[[], _Found | None]) -> _Found | None:
+    """None, too, of a file that can be read and does not hold what one of its name does."""
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        return None
 
 
 def _write_facts(path: Path, facts: Facts) -> None:
@@ -156,7 +167,7 @@ def _read_lessons(path: Path, rows: Sequence[Row]) -> list[Lesson] | None:
 def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with whole_file(path, shared=True) as temporary:
-        save_file(whole, temporary, metadata={"about": json.dumps(about)})
+        save_tensors(whole, temporary, {"about": json.dumps(about)})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from compress.tensors import save_tensors
 from models.devices import HOST
 from space.files import whole_file
 
@@ -38,13 +38,13 @@ class TrainingFile:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return int(about["step"]), float(about["best"]), tensors
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, KeyError, ValueError):
             return None
 
     def write(self, step: int, best: float, tensors: dict[str, Tensor]) -> None:
         """Replaces the state."""
         with whole_file(self.path) as temporary:
-            save_file(tensors, temporary, metadata={"key": self.key, "step": str(step), "best": repr(best)})
+            save_tensors(tensors, temporary, {"key": self.key, "step": str(step), "best": repr(best)})
 
 
 def state_of(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, best: list[Tensor]) -> dict[str, Tensor]:

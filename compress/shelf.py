@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from compress.coding import CodedMatrix
 from compress.quantize import PackedMatrix
 from compress.recent import Recent
+from compress.tensors import save_tensors
 from compress.units import Matrix
 from space.files import whole_file
 from space.rates import Packed
@@ -111,7 +111,7 @@ class Shelf:
             return
         tensors, about = _packed(piece)
         with whole_file(self._path(name), shared=True) as temporary:
-            save_file(tensors, temporary, metadata={"piece": json.dumps(about)})
+            save_tensors(tensors, temporary, {"piece": json.dumps(about)})
         self._added_bytes += piece.size_bytes
         if self._added_bytes > _WEIGHED_AFTER * self.most_bytes:
             self._added_bytes = 0

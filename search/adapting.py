@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from rich.console import Console
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from compress.adapt import METHODS, AdaptSettings, State, adapt, mean_loss
 from compress.checkpoint import appear
+from compress.tensors import save_tensors
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import DIRECTIONS, open_corpus
 from models.devices import HOST, compute_of, computing, current
@@ -193,10 +194,7 @@ def _round(model: PreTrainedModel) -> None:
 def _write_state(folder: Path, key: dict[str, Any], state: State) -> None:
     """The tensors' file is complete before state.json names it; only then the one before it goes."""
     path = folder / f"{state.step}.safetensors"
-    try:
-        save_file({name: tensor.to(HOST) for name, tensor in state.tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: state could not be written ({error})") from error
+    save_tensors({name: tensor.to(HOST) for name, tensor in state.tensors.items()}, path)
     _flush(path)
     losses = list(state.losses.items())
     write_whole(folder / STATE, json.dumps({"settings": key, "step": state.step, "losses": losses}))

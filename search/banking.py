@@ -31,7 +31,7 @@ from search.workbench import Workbench, counted, keep_errors, make_workbench, op
 from space.bins import bytes_of
 from space.choices import VOCABULARY, choices, plan_of
 from space.errors import UserError
-from space.files import write_whole
+from space.files import sweep, write_whole
 from space.layout import Layout
 from space.plan import Plan, Sublayer
 from space.rates import LADDERS
@@ -74,6 +74,8 @@ def open_bank(bank: Path, size: str, *, model: str, data: str, languages: Sequen
         raise UserError(f"--bank {bank}: is a file; give a folder")
     if not (folder / _ABOUT).exists():
         write_whole(folder / _ABOUT, text, shared=True)
+    for half_written in (folder, folder / _PIECES):
+        sweep(half_written)
     return BankFolder(folder, Shelf(folder / _PIECES, most_bytes))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from transformers import PreTrainedModel
 
-from compress.checkpoint import load_translator, write_checkpoint
+from compress.checkpoint import folder_bytes, load_translator, read_plan, write_checkpoint
 from compress.heal import Coach, HealSettings
 from compress.pipeline import Compressed, compress
 from compress.resume import TrainingFile
@@ -22,6 +22,7 @@ from scoring.metrics import score
 from scoring.translate import DECODING, translate
 from search.study import best_first
 from search.workbench import Workbench
+from space.errors import UserError, first_line
 from space.files import write_whole
 from space.fill import filled
 from space.limits import Limits
@@ -130,6 +131,7 @@ def examine(
     key = f"{key}|{healing}|{seed}|{plan.to_json()}"
     known = read_keyed(result_path, key)
     if known is not None:
+        _forget_healing(folder)
         return known
     # The result is the completion mark of the model beside it.
     result_path.unlink(missing_ok=True)
@@ -155,9 +157,32 @@ def examine(
         "samples": exam.samples(translations, "select"),
     }
     write_whole(result_path, json.dumps(result, indent=1, ensure_ascii=False))
+    _forget_healing(folder)
+    return result
+
+
+def _forget_healing(folder: Path) -> None:
     for left in folder.glob("healing.*"):
         left.unlink()
-    return result
+
+
+def drop_damaged(folder: Path) -> str | None:
+    """Takes from a finalist that is not whole any more the mark that it is finished; returns what is wrong with it."""
+    path, model = folder / RESULT, folder / "model"
+    if not path.exists():
+        return None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))["bytes_on_disk"]
+        read_plan(model)
+        if (found := folder_bytes(model)) == said:
+            return None
+        reason = f"{model} weighs {found:,} bytes, not the {said:,} it was written with"
+    except UserError as error:
+        reason = first_line(error).partition("; ")[0]
+    except (ValueError, KeyError, TypeError):
+        reason = f"{path} is damaged"
+    path.unlink()
+    return reason
 
 
 def _coded(source: Source, plan: Plan) -> bool:
@@ -201,10 +226,11 @@ def source_scores(source: Source, exam: Exam, path: Path, key: str) -> dict[str,
 
 def read_keyed(path: Path, key: str) -> dict[str, Any] | None:
     """What an earlier run wrote there under the same key; None where there is nothing that can be used again."""
-    if not path.exists():
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return known if known["key"] == key else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    known: dict[str, Any] = json.loads(path.read_text())
-    return known if known.get("key") == key else None
 
 
 def mean_chrf(scores: dict[str, dict[str, Any]]) -> float:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from compress.heal import HealSettings
 from search.baselines import ALLOCATED, BASELINE, WHOLE_KINDS
-from search.finalists import best_of_kind, choose, examine, mean_chrf, report_scores, source_scores
+from search.finalists import best_of_kind, choose, drop_damaged, examine, mean_chrf, report_scores, source_scores
 from search.job import Job
 from search.loop import limits_of
 from search.progress import progress_on
@@ -83,6 +83,8 @@ def _examined(
     """Results of trials by number."""
     results: dict[int, dict[str, Any]] = {}
     for number, trial in trials.items():
+        if damage := drop_damaged(_folder(job, number)):
+            job.console.print(f"trial {number} is healed and written again: {damage}", markup=False)
         with progress_on(job.console) as progress:
             task = progress.add_task(f"healing trial {number}", total=job.settings.finalist_heal_steps)
             results[number] = examine(

@@ -11,12 +11,13 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from search.driving import LOCK, driver_of
 from search.finals import SUMMARY
-from search.study import ASKED, FILE, LOCK, SETTINGS, driver_of, stored_study
+from search.study import ASKED, FILE, JOURNAL_FILE, SETTINGS, stored_study
 from space.errors import UserError, first_line
 
-_MARKS = (FILE, LOCK, SUMMARY)
-_CHANGING = (FILE, f"{FILE}-wal", SUMMARY)
+_MARKS = (FILE, JOURNAL_FILE, LOCK, SUMMARY)
+_CHANGING = (f"{FILE}-wal",)
 
 
 def list_studies(root: Path) -> dict[str, Any]:
@@ -37,9 +38,11 @@ def _row(folder: Path) -> dict[str, Any]:
         row["changed"] = datetime.fromtimestamp(max(changes)).astimezone().isoformat(timespec="seconds")
         row["driver"] = driver_of(folder)
         row |= _summary(folder / SUMMARY)
-        if not (folder / FILE).is_file():
-            return row | {"reason": f"no {FILE}: its trials are in the database that --storage named"}
-        with stored_study(folder.parent, folder.name, None, "--study") as study:
+        journal = folder / JOURNAL_FILE
+        if not (folder / FILE).is_file() and not journal.is_file():
+            return row | {"reason": f"no {FILE}: its trials are in the storage that --storage named"}
+        url = None if (folder / FILE).is_file() else str(journal)
+        with stored_study(folder.parent, folder.name, url, "--study") as study:
             row |= _trials(study)
     except (UserError, OSError) as error:
         row["reason"] = first_line(error)

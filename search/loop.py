@@ -36,11 +36,11 @@ from space.limits import Limits
 from space.plan import Plan, removed_sublayers
 from space.traits import traits
 
-# Attributes of a trial: in how many drivers it was begun, less those that told what became of it; how often it raised
-# or lost its worker; why it failed.
-ATTEMPTS, BREAKS, FAILURE = "attempts", "breaks", "failure"
-# A trial that is found running after so many attempts has failed, and one that broke so often.
-_ATTEMPTS, _BREAKS = 3, 2
+# Attributes of a trial: in how many drivers it was begun, and how many trials had ended then; how often it raised or
+# lost its worker; why it failed.
+BEGUN, BREAKS, FAILURE = "begun", "breaks", "failure"
+# A trial that so many drivers died with while nothing else ended has failed, and one that broke so often.
+_DEATHS, _BREAKS = 5, 2
 # So many failures in a row for one cause end a study: it is not the plans.
 _FAILURES = 5
 # How long workers are listened to before anything else is looked at.
@@ -88,9 +88,12 @@ def run_trials(
 ) -> None:
     """Goes on until `total` trials have ended or something says to `stop`, which is asked before each trial.
 
-    Trials a killed driver left running come first, with the same plan. One that raises, or that its worker dies of, is
-    tried once more, then it has failed. Raises UserError where trials fail one after the other for one cause, and where
-    a worker says what the user must mend; what runs then is taken up by the next to call this.
+    Trials a killed driver left running come first, with the same plan. A driver cannot tell whether its forerunner was
+    killed by a plan, by a person or by a machine that went away, so deaths are held against a trial only where several
+    came one after the other and no trial ended in between: a study that gets on is never cut short, and a plan that
+    kills whoever tries it does not end the study. One that raises, or that its worker dies of, is tried once more, then
+    it has failed. Raises UserError where trials fail one after the other for one cause, and where a worker says what
+    the user must mend; what runs then is taken up by the next to call this.
     """
     _enqueue_starts(study, terms, total)
     driver = _Driver(study, pool, terms, total, on_trial)
@@ -158,8 +161,11 @@ class _Driver:
     @property
     def _enough(self) -> bool:
         """Whether as many trials as were asked for have ended, run, or are tried again."""
-        ended = sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
-        return ended + len(self.running) + len(self.again) >= self._total
+        return self._ended_count + len(self.running) + len(self.again) >= self._total
+
+    @property
+    def _ended_count(self) -> int:
+        return sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
 
     def next(self, stop: Callable[[], bool]) -> optuna.Trial | None:
         """What is tried again, or another one; None once there are enough, or something said to `stop`."""
@@ -171,12 +177,14 @@ class _Driver:
         return None if self._stopped else asked(self._study)
 
     def begin(self, trial: optuna.Trial) -> None:
-        """Has a trial evaluated. One that several drivers died with has failed."""
-        attempts = trial.user_attrs.get(ATTEMPTS, 0)
-        if attempts >= _ATTEMPTS:
-            self._fail(trial, f"its driver died with it {attempts} times")
+        """Has a trial evaluated. One that several drivers died with, and nothing else was done, has failed."""
+        begun, ended = trial.user_attrs.get(BEGUN, (0, 0))
+        if ended < self._ended_count:
+            begun = 0
+        if begun >= _DEATHS:
+            self._fail(trial, f"{begun} drivers in a row died with it")
             return
-        trial.set_user_attr(ATTEMPTS, attempts + 1)
+        trial.set_user_attr(BEGUN, (begun + 1, self._ended_count))
         terms = self._terms
         plan = suggest(trial, terms.layout, terms.heal_steps)
         # as they are stored: a sampler may have named the range since the trial was made
@@ -263,5 +271,6 @@ class _Driver:
 
 
 def _spared(trial: optuna.Trial) -> None:
-    """An attempt that was no death of its driver does not count as one."""
-    trial.set_user_attr(ATTEMPTS, trial.user_attrs[ATTEMPTS] - 1)
+    """What was no death of its driver does not count as one."""
+    begun, ended = trial.user_attrs[BEGUN]
+    trial.set_user_attr(BEGUN, (begun - 1, ended))

@@ -14,6 +14,7 @@ from rich.console import Console
 from compress.heal import HealSettings
 from models.devices import computing, current
 from search.baselines import Start, few_starts, losses_of, starts
+from search.driving import driver_lock
 from search.fidelity import kept_fidelity
 from search.finalists import Exam
 from search.finals import SUMMARY, finals_of, summary_of
@@ -29,7 +30,7 @@ from search.samplers import check_sampler
 from search.settings import SearchSettings, comparability
 from search.shares import Gate
 from search.stopping import Stopping
-from search.study import ASKED, driver_lock, open_study
+from search.study import ASKED, open_study
 from search.warm import best_trials, warm_starts
 from search.workbench import signature
 from space import VERSION

@@ -1,60 +1,61 @@
-"""The Optuna study: storage, the settings its trials share, the lock of its one driver."""
+"""The Optuna study: made or taken up, and the settings its trials share."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
-import sqlite3
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from search.driving import driven, this_driver
 from search.rungs import settled
 from search.settings import SearchSettings, differing
-from search.storing import PlanStorage
-from space.errors import UserError, first_line
+from search.storages import SQLITE, TakenError, file_of, storage_errors, storage_of
+from space.errors import UserError
 
 # Two objectives, both minimised.
 OBJECTIVES = ("100 - chrF after healing", "bytes")
-# Attributes of a study: what its trials share, and how many trials it was last asked for.
-SETTINGS, ASKED = "settings", "trials"
-_SQLITE = "sqlite:///"
-FILE, LOCK = "study.db", "driver.lock"
-# Who only looks whether a study is driven holds its lock for less than this many seconds.
-_ATTEMPTS, _MOMENT = 3, 0.02
+# Attributes of a study: what its trials share, how many trials it was last asked for, and who drives it or did last.
+SETTINGS, ASKED, DRIVER = "settings", "trials", "driver"
+# In a study's folder: what is made if no storage is named, and what a journal may be called to be listed, too.
+FILE, JOURNAL_FILE = "study.db", "study.log"
 
 
 @contextmanager
 def open_study(settings: SearchSettings, shared: dict[str, Any]) -> Iterator[optuna.Study]:
-    """The study of this name, made or taken up. Raises UserError where settings differ or the storage fails."""
-    url = settings.storage or f"{_SQLITE}{settings.folder / FILE}"
-    with _storage_errors(url), _storage(url) as storage:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=settings.study,
-            directions=["minimize", "minimize"],
-            load_if_exists=True,
-        )
-        before = study.user_attrs.get(SETTINGS)
-        if before is None and (study.get_trials(deepcopy=False) or len(study.directions) != len(OBJECTIVES)):
-            raise UserError(f"study {settings.study!r} in {url} was not made by tightfit; choose another --study")
-        if before is None:
-            study.set_metric_names(list(OBJECTIVES))
-            study.set_user_attr(SETTINGS, shared)
-        else:
-            _refuse_difference(settings.study, before, shared)
-        yield study
+    """The study of this name, made or taken up by its driver.
+
+    Raises UserError where settings differ, the storage fails, or somebody drives the study from somewhere else.
+    """
+    url = settings.storage or f"{SQLITE}{settings.folder / FILE}"
+    try:
+        with storage_errors(url), storage_of(url, driven=settings.study) as storage:
+            yield _taken_up(storage, url, settings.study, shared)
+    except TakenError:
+        with stored_study(settings.root, settings.study, url, "--study") as study:
+            holder = study.user_attrs.get(DRIVER, "another process")
+        raise driven(f"study {settings.study!r} in {url}", holder) from None
+
+
+def _taken_up(storage: BaseStorage, url: str, name: str, shared: dict[str, Any]) -> optuna.Study:
+    study = optuna.create_study(
+        storage=storage, study_name=name, directions=["minimize", "minimize"], load_if_exists=True
+    )
+    before = study.user_attrs.get(SETTINGS)
+    if before is None and (study.get_trials(deepcopy=False) or len(study.directions) != len(OBJECTIVES)):
+        raise UserError(f"study {name!r} in {url} was not made by tightfit; choose another --study")
+    if before is None:
+        study.set_metric_names(list(OBJECTIVES))
+        study.set_user_attr(SETTINGS, shared)
+    else:
+        _refuse_difference(name, before, shared)
+    study.set_user_attr(DRIVER, this_driver())
+    return study
 
 
 @contextmanager
@@ -63,15 +64,14 @@ def stored_study(root: Path, name: str, url: str | None, option: str) -> Iterato
 
     Raises UserError where there is none, which names the `option` that asked for it, or where the storage fails.
     """
-    file = root / name / FILE
-    if url is None and not file.is_file():
-        raise UserError(f"{option} {name}: no study {file}; give the name of a study in {root}")
-    if url is not None and url.startswith(_SQLITE):
-        file = Path(url.removeprefix(_SQLITE).partition("?")[0])
-        if not file.is_file():
-            raise UserError(f"{option} {name}: no file {file}; give the --storage that the study was made with")
-    url = url or f"{_SQLITE}{file}"
-    with _storage_errors(url), _storage(url, make=False) as storage:
+    own = root / name / FILE
+    if url is None and not own.is_file():
+        raise UserError(f"{option} {name}: no study {own}; give the name of a study in {root}")
+    url = url or f"{SQLITE}{own}"
+    file = file_of(url)
+    if file is not None and not file.is_file():
+        raise UserError(f"{option} {name}: no file {file}; give the --storage that the study was made with")
+    with storage_errors(url), storage_of(url, make=False) as storage:
         try:
             study = optuna.load_study(storage=storage, study_name=name)
         except KeyError as error:
@@ -101,119 +101,8 @@ def best_first(trials: Iterable[FrozenTrial], besides: Collection[str]) -> list[
     return list(found.values())
 
 
-@contextmanager
-def _storage(url: str, *, make: bool = True) -> Iterator[RDBStorage]:
-    """Where there is none yet, it is made only if that is asked for."""
-    # A locked database is waited for, a moment only: a person is watching.
-    arguments = {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {}
-    try:
-        storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
-    except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
-        raise UserError(
-            f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db or postgresql://host/name"
-        ) from error
-    if url.startswith("sqlite"):
-        event.listen(storage.engine, "connect", _log_ahead)
-        storage.engine.dispose()  # connections that were made without it
-    try:
-        yield storage
-    finally:
-        # SQLite puts its log into the file once the last connection is closed
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-def _with_driver(url: str) -> str:
-    """PostgreSQL through the driver that is among the pins, unless the URL names one."""
-    plain = "postgresql://"
-    return f"postgresql+pg8000://{url.removeprefix(plain)}" if url.startswith(plain) else url
-
-
-def _log_ahead(connection: sqlite3.Connection, _record: object) -> None:
-    """Lets SQLite append what is written to a log: it need not wait for the disk, and nobody who reads is waited for.
-
-    Optuna commits every parameter of a trial by itself. A killed process loses nothing by it; a machine that loses its
-    power may lose the last moments. Where a file system cannot have such a log, all is as it was.
-    """
-    try:
-        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-    except sqlite3.OperationalError:
-        return  # what is locked or cannot be written is said by who asks for more
-    if mode == "wal":
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-
 def _refuse_difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     if changes := differing(before, now):
         raise UserError(
             f"study {name!r} was made with other settings ({changes}); take its settings or another --study"
         )
-
-
-@contextmanager
-def _storage_errors(url: str) -> Iterator[None]:
-    """Turns what a storage raises into one line for the user."""
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        reason = _reason(error.__cause__ or error)
-        raise UserError(
-            f"storage {url}: {reason}; finished trials are kept, run the same command when it is mended"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what a database said; PostgreSQL's driver hands on the fields of its message."""
-    for one in (error.__cause__, error):
-        fields = one.args[0] if one is not None and one.args else None
-        if isinstance(fields, dict) and "M" in fields:
-            return str(fields["M"])
-    return first_line(error)
-
-
-@contextmanager
-def driver_lock(folder: Path, storage: str | None) -> Iterator[None]:
-    """Held by the one process that drives a study; falls with the process. Raises UserError naming the other one.
-
-    The lock lies beside an SQLite file, whichever folder it is used from; for other storages it lies in the study's
-    folder and keeps out drivers of this folder only.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    if storage is not None and storage.startswith(_SQLITE) and Path(storage.removeprefix(_SQLITE)).parent.is_dir():
-        database = Path(storage.removeprefix(_SQLITE))
-        path = database.with_name(f"{database.name}.{folder.name}.lock")
-    with path.open("a+") as file:
-        _lock(file, folder)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def driver_of(folder: Path) -> str | None:
-    """Who drives the study in a folder, or None where nobody does, as far as the lock there tells."""
-    if not (folder / LOCK).is_file():
-        return None
-    with (folder / LOCK).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _holder(file)
-        return None
-
-
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read() or "another process"
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    for attempt in range(_ATTEMPTS):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if attempt < _ATTEMPTS - 1:
-                time.sleep(_MOMENT)
-    raise UserError(f"study in {folder} is driven by {_holder(file)}; wait for it or choose another --study")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_LATELY_SECONDS = 3600.0
 
 
 @contextmanager
@@ -25,6 +28,14 @@ def whole_file(path: Path, *, shared: bool = False) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half written of shared files; what was written lately may be at work."""
+    for path in folder.glob(".*"):
+        with suppress(FileNotFoundError):  # another process sweeps
+            if path.suffix[1:].isdecimal() and time.time() - path.stat().st_mtime > _LATELY_SECONDS:
+                path.unlink()
 
 
 def write_whole(path: Path, text: str, *, shared: bool = False) -> None:

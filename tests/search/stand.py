@@ -14,7 +14,7 @@ from space.errors import UserError
 from space.plan import Plan
 
 # Seeds by what they do; any other is evaluated.
-RAISES, DIES, HANGS, EATS, REFUSES, DIES_ONCE, LEAVES = range(1_000, 1_007)
+RAISES, DIES, HANGS, EATS, REFUSES, DIES_ONCE, LEAVES, STOPS = range(1_000, 1_008)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Stand:
             os._exit(7)
         if seed == HANGS:
             time.sleep(1_000)
+        if seed == STOPS:
+            raise KeyboardInterrupt
         if seed == EATS:
             raise MemoryError("no room for 8 GB")
         if seed == REFUSES:

@@ -11,8 +11,9 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 import launch
+from search.driving import driver_lock
 from search.settings import SearchSettings
-from search.study import ASKED, driver_lock, open_study
+from search.study import ASKED, open_study
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -309,6 +309,26 @@ def test_a_full_disk_ends_the_study_and_nothing_is_lost(
     assert {number: study.trials[number].params for number in before} == before
 
 
+def test_a_plan_that_ends_every_driver_fails_once_nothing_else_gets_done(
+    tmp_path: Path, study: optuna.Study, limits: Limits
+) -> None:
+    def dies(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(KeyboardInterrupt):
+                driven(study, in_process(tmp_path, fates={1: stand.STOPS}), limits, 3)
+
+    dies(4)
+    # another trial that was under way, of another worker say
+    study.add_trial(optuna.trial.create_trial(values=[1.0, 2.0]))
+    dies(5)
+    assert study.trials[1].state == TrialState.RUNNING
+    driven(study, in_process(tmp_path, fates={1: stand.STOPS}), limits, 4)
+    assert [trial.state for trial in study.trials] == [
+        TrialState.FAIL if i == 1 else TrialState.COMPLETE for i in range(4)
+    ]
+    assert study.trials[1].user_attrs[FAILURE] == "5 drivers in a row died with it"
+
+
 def test_running_trials_count_towards_the_total_and_at_rungs(
     make_other: MakePool, tmp_path: Path, study: optuna.Study, limits: Limits
 ) -> None:

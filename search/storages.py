@@ -1,0 +1,170 @@
+"""What a study is stored in: an SQLite file, a database behind a network, or Optuna's journal file."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from search.journal import journal_of, open_journal
+from search.storing import PlanStorage
+from space.errors import UserError, first_line
+
+SQLITE = "sqlite:///"
+# What SQLite says of a file that is damaged.
+_DAMAGED = ("malformed", "not a database")
+# A server that was there before is waited for so long, in looks so far apart.
+_AWAY_SECONDS, _LOOK_SECONDS = 120.0, 0.5
+# How a session of a database takes a lock that falls with it, by dialect.
+_LOCKS = {
+    "postgresql": "SELECT pg_try_advisory_lock({key})",
+    "mysql": "SELECT GET_LOCK('tightfit {key}', 0)",
+    "mariadb": "SELECT GET_LOCK('tightfit {key}', 0)",
+}
+
+
+class TakenError(Exception):
+    """Another process drives this study from somewhere else."""
+
+
+def file_of(url: str) -> Path | None:
+    """The file that is a storage; None of a database behind a network."""
+    if url.startswith(SQLITE):
+        return Path(url.removeprefix(SQLITE).partition("?")[0])
+    return journal_of(url)
+
+
+@contextmanager
+def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Iterator[BaseStorage]:
+    """Where there is none yet, it is made only if that is asked for. Raises UserError for what is no storage.
+
+    Whoever opens it for the study that is to be `driven` is the only one of a database behind a network to have done
+    so for as long as its connection lasts, or TakenError is raised; a server that restarts is waited for, and the study
+    taken again. Files have a lock of their own (`driving.driver_lock`).
+    """
+    if (journal := journal_of(url)) is not None:
+        yield open_journal(journal)
+        return
+    # A locked database is waited for, a moment only: a person is watching.
+    arguments: dict[str, Any] = (
+        {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    )
+    if driven is not None and not url.startswith("sqlite"):
+        arguments |= {"pool_size": 1, "max_overflow": 0}
+    try:
+        storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
+    except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
+        raise UserError(
+            f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db, postgresql://host/name or "
+            "trials.log"
+        ) from error
+    if url.startswith("sqlite"):
+        event.listen(storage.engine, "connect", _log_ahead)
+    else:
+        event.listen(storage.engine, "do_connect", _patiently)
+        if driven is not None:
+            _hold(storage.engine, driven)
+    storage.engine.dispose()  # connections that were made without
+    try:
+        yield storage
+    finally:
+        # SQLite puts its log into the file once the last connection is closed
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _with_driver(url: str) -> str:
+    """PostgreSQL through the driver that is among the pins, unless the URL names one."""
+    plain = "postgresql://"
+    return f"postgresql+pg8000://{url.removeprefix(plain)}" if url.startswith(plain) else url
+
+
+def _log_ahead(connection: sqlite3.Connection, _record: object) -> None:
+    """Lets SQLite append what is written to a log: it need not wait for the disk, and nobody who reads is waited for.
+
+    Optuna commits every parameter of a trial by itself. A killed process loses nothing by it; a machine that loses its
+    power may lose the last moments. Where a file system cannot have such a log, all is as it was.
+    """
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    except sqlite3.OperationalError:
+        return  # what is locked or cannot be written is said by who asks for more
+    if mode == "wal":
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _patiently(dialect: Any, _record: object, arguments: Any, keywords: Any) -> Any:
+    """Connects again: searches take hours, servers restart in seconds."""
+
+    def connect() -> Any:
+        try:
+            return dialect.connect(*arguments, **keywords)
+        except dialect.loaded_dbapi.Error:
+            return None
+
+    return _until(connect) or dialect.connect(*arguments, **keywords)
+
+
+def _until(found: Callable[[], Any]) -> Any:
+    """What is found in the end; None where time is up."""
+    give_up = time.monotonic() + _AWAY_SECONDS
+    while not (result := found()) and time.monotonic() < give_up:
+        time.sleep(_LOOK_SECONDS)
+    return result
+
+
+def _hold(engine: Engine, study: str) -> None:
+    """Every connection, of which there is one at a time, has the study to itself."""
+    if engine.dialect.name not in _LOCKS:
+        return
+    key = int.from_bytes(hashlib.sha256(f"{engine.url.database}/{study}".encode()).digest()[:7])
+    statement, held = _LOCKS[engine.dialect.name].format(key=key), False
+
+    def taken(connection: Any) -> bool:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        (answer,) = cursor.fetchone()
+        cursor.close()
+        connection.commit()
+        return bool(answer)
+
+    def take(connection: Any, _record: object) -> None:
+        nonlocal held
+        # a server may take a while to see that the connection before is gone
+        if not (_until(lambda: taken(connection)) if held else taken(connection)):
+            raise TakenError
+        held = True
+
+    event.listen(engine, "connect", take)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turns what a storage raises into one line for the user."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = _reason(error)
+        then = "finished trials are kept, run the same command when it is mended"
+        if any(word in reason for word in _DAMAGED):
+            then = (
+                "put a copy in its place, save what can be read by `sqlite3 FILE .recover`, or choose another --study"
+            )
+        raise UserError(f"storage {url}: {reason}; {then}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what a database said; PostgreSQL's driver hands on the fields of its message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    fields = error.args[0] if error.args else None
+    return str(fields["M"]) if isinstance(fields, dict) and "M" in fields else first_line(error)
