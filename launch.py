@@ -42,15 +42,7 @@ from search.report import (
 )
 from search.run import run_search
 from search.samplers import SAMPLER_NAMES
-from search.settings import (
-    BANK_SIZE,
-    ENGINES,
-    HEAL_ROWS,
-    LOCAL,
-    RECOMBINED,
-    WORKER_MINUTES,
-    SearchSettings,
-)
+from search.settings import BANK_SIZE, HEAL_ROWS, RECOMBINED, WORKER_MINUTES, SearchSettings
 from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
@@ -122,10 +114,6 @@ def _search(options: argparse.Namespace) -> Shown:
         storage=options.storage,
         workers=options.workers,
         worker_minutes=options.worker_minutes,
-        engine=options.engine,
-        ray_address=options.ray_address,
-        worker_cpus=options.worker_cpus,
-        worker_gpus=options.worker_gpus,
         sampler=options.sampler,
         warm_start=options.warm_start,
         pareto=options.pareto,
@@ -423,16 +411,6 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         metavar="M",
         help="a worker that says nothing for so long hangs, and is replaced (%(default)g)",
     )
-    search.add_argument(
-        "--engine", default=LOCAL, help=f"what has the workers, {' or '.join(ENGINES)} (%(default)s: this machine)"
-    )
-    search.add_argument(
-        "--ray-address", metavar="ADDRESS", help="of a Ray cluster, auto for this machine's; default: one is started"
-    )
-    search.add_argument(
-        "--worker-cpus", type=float, default=1.0, metavar="N", help="of a Ray worker, which has as many threads (1)"
-    )
-    search.add_argument("--worker-gpus", type=float, default=0.0, metavar="N", help="of a Ray worker (0: it has none)")
     search.add_argument("--sampler", default="policy", help=f"one of {', '.join(SAMPLER_NAMES)} (%(default)s)")
     search.add_argument(
         "--warm-start",

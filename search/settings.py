@@ -27,8 +27,6 @@ BANK_SIZE = "20GB"
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.
 HEAL_ROWS, RECOMBINED = 32, 4
 WORKER_MINUTES = 60.0
-# What has the workers.
-ENGINES = LOCAL, RAY = "local", "ray"
 # Files up to this size are hashed whole, larger ones in slices.
 _WHOLE_HASH_BYTES = 256 * 2**20
 _SLICES = 256
@@ -47,8 +45,6 @@ class SearchSettings:
     `hours` of a run, and `patience` trials without a better front, end a search before it has all its `trials`.
 
     Each of `workers` evaluates a plan at a time; one that says nothing for `worker_minutes` is taken to hang.
-    By the `engine` they are processes of this machine's, or actors with `worker_cpus` and `worker_gpus` of a Ray: that
-    at `ray_address`, or one that is started.
 
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
@@ -70,10 +66,6 @@ class SearchSettings:
     storage: str | None = None
     workers: int = 1
     worker_minutes: float = WORKER_MINUTES
-    engine: str = LOCAL
-    ray_address: str | None = None
-    worker_cpus: float = 1.0
-    worker_gpus: float = 0.0
     sampler: str = "policy"
     warm_start: str | None = None
     seed: int = 0
@@ -135,7 +127,10 @@ class SearchSettings:
             raise UserError(f"--hours {self.hours:g}: more than 0")
         if self.patience is not None and self.patience < 1:
             raise UserError(f"--patience {self.patience}: at least 1 trial")
-        self._check_workers()
+        if not 1 <= self.workers <= _MOST_WORKERS:
+            raise UserError(f"--workers {self.workers}: from 1 to {_MOST_WORKERS}")
+        if not self.worker_minutes > 0:
+            raise UserError(f"--worker-minutes {self.worker_minutes:g}: more than 0")
         if self.finalists < 1:
             raise UserError(f"--finalists {self.finalists}: a study ends with at least 1")
         if self.finalist_heal_steps < 0:
@@ -146,20 +141,6 @@ class SearchSettings:
             raise UserError(f"--heal-rows {self.heal_rows}: a step of healing needs at least 1 row")
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
             raise UserError(f"--recombined {self.recombined}: from 0 to {_MOST_RECOMBINED} for each utterance there is")
-
-    def _check_workers(self) -> None:
-        if not 1 <= self.workers <= _MOST_WORKERS:
-            raise UserError(f"--workers {self.workers}: from 1 to {_MOST_WORKERS}")
-        if not self.worker_minutes > 0:
-            raise UserError(f"--worker-minutes {self.worker_minutes:g}: more than 0")
-        if self.engine not in ENGINES:
-            raise UserError(f"--engine {self.engine}: choose from {', '.join(ENGINES)}")
-        if self.ray_address is not None and self.engine != RAY:
-            raise UserError(f"--ray-address {self.ray_address}: is for --engine ray")
-        if not self.worker_cpus > 0:
-            raise UserError(f"--worker-cpus {self.worker_cpus:g}: more than 0")
-        if self.worker_gpus < 0:
-            raise UserError(f"--worker-gpus {self.worker_gpus:g}: not fewer than 0")
 
 
 def check_directions(directions: Sequence[str]) -> None:

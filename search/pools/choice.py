@@ -8,33 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from models.devices import computing
-from models.reference import resolve_model
 from search.job import Job
 from search.opening import opened, workbench_of
 from search.pools.here import InProcess
 from search.pools.pool import Evaluation, Evaluator, Pool, Rungs
 from search.pools.processes import Processes
-from search.settings import RAY, SearchSettings
+from search.settings import SearchSettings
 from search.workbench import Workbench
-from space.errors import UserError, first_line
 from space.plan import Plan
 
 
 @contextmanager
 def pool_of(job: Job) -> Iterator[Pool]:
     """The pool that a job's settings ask for, while it is needed. One worker is the driver itself."""
-    settings = job.settings
-    pool: Pool = InProcess(job.workbench)
-    if settings.engine == RAY:
-        pool = _ray(settings)
-    elif settings.workers > 1:
-        pool = _processes(settings)
+    pool = _processes(job.settings) if job.settings.workers > 1 else InProcess(job.workbench)
     try:
         yield pool
     finally:
@@ -46,25 +38,6 @@ def _processes(settings: SearchSettings) -> Processes:
     makers = [partial(evaluator_of, replace(settings, device=device)) for device in devices_of(settings)]
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
     return Processes(makers, threads, settings.folder / "workers", 60 * settings.worker_minutes)
-
-
-def _ray(settings: SearchSettings) -> Pool:
-    try:
-        from search.pools.cluster import RayPool, Resources  # noqa: PLC0415  is installed by those who want it
-    except ImportError as error:
-        raise UserError(f"--engine ray: {first_line(error)}; pip install 'tightfit[ray]'") from error
-    resources = Resources(settings.worker_cpus, settings.worker_gpus)
-    device = "cuda" if resources.gpus else "cpu"
-    maker = partial(evaluator_of, replace(settings, device=device, **_absolute(settings)))
-    return RayPool(
-        maker, settings.workers, resources, address=settings.ray_address, patience=60 * settings.worker_minutes
-    )
-
-
-def _absolute(settings: SearchSettings) -> dict[str, Any]:
-    """Paths as a process has them that was started elsewhere."""
-    model = settings.model if settings.model is None else str(resolve_model(settings.model).resolve())
-    return {"model": model, "data": settings.data.resolve(), "bank": settings.bank.resolve()}
 
 
 def devices_of(settings: SearchSettings) -> list[str]:

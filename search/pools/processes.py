@@ -20,7 +20,7 @@ from space.errors import UserError, first_line
 # A worker says nothing for so long at most while it evaluates, or it is taken to hang.
 PATIENCE_SECONDS = 3600.0
 # Workers in a row that may die before they are ready.
-STILLBORN = 3
+_STILLBORN = 3
 _READY = "ready"
 
 
@@ -82,7 +82,7 @@ class Processes:
         cause = "hung" if hung else _death(seat.process.exitcode)
         if not was:
             self._stillborn += 1
-            if self._stillborn >= STILLBORN:
+            if self._stillborn >= _STILLBORN:
                 told = f"; the last lines of {seat.log} may say why" if seat.log else ""
                 raise UserError(f"workers die before they are ready ({cause}); try fewer --workers{told}")
         if task is not None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import optuna
 import pytest
-import ray
 from optuna.trial import FrozenTrial, TrialState
 
 from models.loading import Source
 from search.baselines import losses_of
 from search.loop import BREAKS, FAILURE, Terms, run_trials
 from search.pareto import sampler_over
-from search.pools.cluster import RayPool, Resources
 from search.pools.here import InProcess
 from search.pools.pool import Broken, Evaluated, Event, Pool, Reached, Refused, Task
 from search.pools.processes import Processes
@@ -48,11 +46,7 @@ def processes(folder: Path, workers: int = 1, patience: float = _PATIENCE, fates
     return Processes([partial(stand.stand, folder, fates=fates)] * workers, 1, folder / "logs", patience)
 
 
-def on_ray(folder: Path, workers: int = 1, patience: float = _PATIENCE, fates: Fates | None = None) -> Pool:
-    return RayPool(partial(stand.stand, folder, fates=fates), workers, Resources(0.1), patience=patience)
-
-
-POOLS = {"in process": in_process, "processes": processes, "ray": on_ray}
+POOLS = {"in process": in_process, "processes": processes}
 # Whose workers are other processes than the driver.
 OTHERS = {name: make for name, make in POOLS.items() if name != "in process"}
 
@@ -65,14 +59,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.fixture(scope="module")
 def plan(source: Source) -> Plan:
     return uniform_plan(source.layout, WHOLE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def a_ray() -> Iterator[None]:
-    """One for all: a pool uses the Ray that its process has."""
-    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(params=POOLS.values(), ids=POOLS)
@@ -158,7 +144,7 @@ def test_a_full_disk_is_for_the_user(make: MakePool, tmp_path: Path, plan: Plan)
 
 
 @pytest.mark.parametrize(
-    ("seed", "words"), [(stand.DIES, "its worker "), (stand.LEAVES, "its worker "), (stand.HANGS, "hung for 2 seconds")]
+    ("seed", "words"), [(stand.DIES, "SIGKILL"), (stand.LEAVES, "status 7"), (stand.HANGS, "hung for 2 seconds")]
 )
 def test_a_worker_that_dies_or_hangs_is_replaced(
     make_other: MakePool, tmp_path: Path, plan: Plan, seed: int, words: str
@@ -263,7 +249,7 @@ def test_a_trial_is_tried_once_more_where_its_worker_died(
     assert [trial.user_attrs.get(BREAKS) for trial in study.trials] == [None, 1, None]
 
 
-@pytest.mark.parametrize(("fate", "word"), [(stand.DIES, "its worker "), (stand.HANGS, "hung")])
+@pytest.mark.parametrize(("fate", "word"), [(stand.DIES, "SIGKILL"), (stand.HANGS, "hung")])
 def test_a_plan_that_breaks_every_worker_fails_and_the_study_goes_on(
     make_other: MakePool, tmp_path: Path, study: optuna.Study, limits: Limits, *, fate: int, word: str
 ) -> None:
