@@ -458,7 +458,10 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
         help="of the cluster, from one of its nodes: host:port, or auto; default: a Ray of this machine's own",
     )
     command.add_argument(
-        "--worker-cpus", type=int, metavar="N", help="CPUs, and threads, of a Ray worker (1; here: as many as there are)"
+        "--worker-cpus",
+        type=int,
+        metavar="N",
+        help="CPUs, and threads, of a Ray worker (1; here: as many as there are)",
     )
     command.add_argument(
         "--worker-gpus", type=float, metavar="N", help="GPUs of a Ray worker: 0, 1, a share such as 0.5 (0)"

@@ -149,7 +149,6 @@ class SearchSettings:
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
             raise UserError(f"--recombined {self.recombined}: from 0 to {_MOST_RECOMBINED} for each utterance there is")
 
-
     def _check_engine(self) -> None:
         cpus, gpus = self.worker_cpus, self.worker_gpus
         if self.engine not in ENGINES:

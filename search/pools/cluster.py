@@ -5,6 +5,7 @@ Ray places them, carries what they say, and finds room for new ones where nodes 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -59,6 +60,18 @@ def connected(address: str | None = None, cpus: int = 1) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def room_for(cpus: int, gpus: float) -> int:
+    """How many workers of so many CPUs and GPUs the nodes that are there could have at once."""
+    import ray  # noqa: PLC0415
+
+    found = 0
+    for node in ray.nodes():
+        there = node["Resources"] if node["Alive"] else {}
+        of_gpus = int(there.get("GPU", 0) / gpus) if gpus else math.inf
+        found += int(min(there.get("CPU", 0) // cpus, of_gpus))
+    return found
 
 
 class Cluster:

@@ -298,7 +298,13 @@ def test_a_trial_is_tried_once_more_where_its_worker_died(
 
 @pytest.mark.parametrize(("fate", "words"), [(stand.DIES, KILLED), (stand.HANGS, HUNG)])
 def test_a_plan_that_breaks_every_worker_fails_and_the_study_goes_on(
-    make_other: MakePool, tmp_path: Path, study: optuna.Study, limits: Limits, *, fate: int, words: Mapping[MakePool, str]
+    make_other: MakePool,
+    tmp_path: Path,
+    study: optuna.Study,
+    limits: Limits,
+    *,
+    fate: int,
+    words: Mapping[MakePool, str],
 ) -> None:
     ended = driven(study, make_other(tmp_path, 2, patience=2.0, fates={2: fate}), limits, 6)
     assert len(ended) == len(study.trials) == 6
