@@ -42,7 +42,7 @@ from search.report import (
 )
 from search.run import run_search
 from search.samplers import SAMPLER_NAMES
-from search.settings import BANK_SIZE, HEAL_ROWS, RECOMBINED, WORKER_MINUTES, SearchSettings
+from search.settings import BANK_SIZE, ENGINES, HEAL_ROWS, LOCAL, RECOMBINED, WORKER_MINUTES, SearchSettings
 from search.streaming import StreamSettings, run_streaming
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
@@ -114,6 +114,10 @@ def _search(options: argparse.Namespace) -> Shown:
         storage=options.storage,
         workers=options.workers,
         worker_minutes=options.worker_minutes,
+        engine=options.engine,
+        ray_address=options.ray_address,
+        worker_cpus=options.worker_cpus,
+        worker_gpus=options.worker_gpus,
         sampler=options.sampler,
         warm_start=options.warm_start,
         pareto=options.pareto,
@@ -411,6 +415,7 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         metavar="M",
         help="a worker that says nothing for so long hangs, and is replaced (%(default)g)",
     )
+    _add_engine(search)
     search.add_argument("--sampler", default="policy", help=f"one of {', '.join(SAMPLER_NAMES)} (%(default)s)")
     search.add_argument(
         "--warm-start",
@@ -438,6 +443,29 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         "by the uncompressed model (%(default)s; 0 for none)",
     )
     search.add_argument("--seed", type=int, default=0, help="every random choice comes from it (%(default)s)")
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--engine",
+        default=LOCAL,
+        choices=ENGINES,
+        help="where --workers are: on this machine, or on a Ray cluster (%(default)s)",
+    )
+    command.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="of the cluster, from one of its nodes: host:port, or auto; default: a Ray of this machine's own",
+    )
+    command.add_argument(
+        "--worker-cpus",
+        type=int,
+        metavar="N",
+        help="CPUs, and threads, of a Ray worker (1; here: as many as there are)",
+    )
+    command.add_argument(
+        "--worker-gpus", type=float, metavar="N", help="GPUs of a Ray worker: 0, 1, a share such as 0.5 (0)"
+    )
 
 
 def _add_trial_heal_steps(command: argparse.ArgumentParser) -> None:

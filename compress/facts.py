@@ -27,6 +27,8 @@ from space.files import whole_file, write_whole
 
 _MEASURED = "measured.safetensors"
 _LESSONS = "lessons-{}.safetensors"
+# What of a folder was measured of the source, as patterns of names.
+FACTS = (_MEASURED, _LESSONS.format("*"))
 
 _Found = TypeVar("_Found")
 

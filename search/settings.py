@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +14,7 @@ from corpora.roles import DIRECTIONS
 from models.devices import PLAIN, Compute, compute_of, current
 from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, all_ranges, bin_range, bytes_of, max_size_range
 from space.errors import UserError
+from space.fingerprints import fingerprint
 from space.genes import HEAL_STEPS
 from space.layout import Layout
 
@@ -27,9 +28,9 @@ BANK_SIZE = "20GB"
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.
 HEAL_ROWS, RECOMBINED = 32, 4
 WORKER_MINUTES = 60.0
-# Files up to this size are hashed whole, larger ones in slices.
-_WHOLE_HASH_BYTES = 256 * 2**20
-_SLICES = 256
+# Where workers are: on the driver's machine, or on a Ray cluster.
+LOCAL, RAY = "local", "ray"
+ENGINES = (LOCAL, RAY)
 _MOST_RECOMBINED = 100
 _MOST_WORKERS = 1024
 # What settings that do not say it were made with.
@@ -44,7 +45,9 @@ class SearchSettings:
 
     `hours` of a run, and `patience` trials without a better front, end a search before it has all its `trials`.
 
-    Each of `workers` evaluates a plan at a time; one that says nothing for `worker_minutes` is taken to hang.
+    Each of `workers` evaluates a plan at a time; one that says nothing for `worker_minutes` is taken to hang. With the
+    engine `ray` they are on the cluster at `ray_address`, or on a Ray of this machine's own, and each has `worker_cpus`
+    and `worker_gpus` of its node.
 
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
@@ -66,6 +69,10 @@ class SearchSettings:
     storage: str | None = None
     workers: int = 1
     worker_minutes: float = WORKER_MINUTES
+    engine: str = LOCAL
+    ray_address: str | None = None
+    worker_cpus: int | None = None
+    worker_gpus: float | None = None
     sampler: str = "policy"
     warm_start: str | None = None
     seed: int = 0
@@ -113,6 +120,7 @@ class SearchSettings:
             assert self.bin is not None
             bin_range(self.bin, REFERENCE_BYTES)
         self._check_numbers()
+        self._check_engine()
         check_directions(self.directions)
         bytes_of(self.bank_size, "--bank-size")
         if not 0 <= self.seed < 2**32:
@@ -141,6 +149,28 @@ class SearchSettings:
             raise UserError(f"--heal-rows {self.heal_rows}: a step of healing needs at least 1 row")
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
             raise UserError(f"--recombined {self.recombined}: from 0 to {_MOST_RECOMBINED} for each utterance there is")
+
+    def _check_engine(self) -> None:
+        cpus, gpus = self.worker_cpus, self.worker_gpus
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine {self.engine}: there is no such engine; choose from {', '.join(ENGINES)}")
+        asked = {"--ray-address": self.ray_address, "--worker-cpus": cpus, "--worker-gpus": gpus}
+        of_ray = [option for option, value in asked.items() if value is not None]
+        if self.engine != RAY:
+            if of_ray:
+                raise UserError(f"{of_ray[0]}: is for --engine {RAY}; give that, too, or leave it out")
+            return
+        if importlib.util.find_spec("ray") is None:
+            raise UserError(f"--engine {RAY}: Ray is not installed; pip install 'ray>=2.60'")
+        if cpus is not None and cpus < 1:
+            raise UserError(f"--worker-cpus {cpus}: a worker needs at least 1")
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+            raise UserError(f"--worker-gpus {gpus:g}: a share of one up to 1, or a whole number")
+        kind = self.compute.device.type
+        if bool(gpus) != (kind == "cuda"):
+            # trials, sensitivities and finalists of a study are computed on one type of device
+            advice = "run it where there is a GPU" if gpus else "give --worker-gpus 1, or --device cpu"
+            raise UserError(f"--worker-gpus {gpus or 0:g}: the driver of the study computes on {kind}; {advice}")
 
 
 def check_directions(directions: Sequence[str]) -> None:
@@ -178,17 +208,6 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def model_fingerprint(folder: Path) -> str:
-    """A hash of a model's files: of all their bytes up to 256 MB a file, of evenly spread slices of larger ones."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".txt", ".safetensors"):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size} ".encode())
-            with path.open("rb") as file:
-                if size <= _WHOLE_HASH_BYTES:
-                    digest.update(file.read())
-                    continue
-                for part in range(_SLICES):
-                    file.seek(part * size // _SLICES)
-                    digest.update(file.read(2**16))
-    return digest.hexdigest()[:16]
+    """A hash of a model's files."""
+    names = [path.name for path in folder.glob("*") if path.suffix in (".json", ".txt", ".safetensors")]
+    return fingerprint(folder, names)

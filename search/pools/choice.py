@@ -8,24 +8,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from compress.facts import FACTS
+from corpora.roles import ROLES
 from models.devices import computing
+from models.reference import resolve_model
 from search.job import Job
 from search.opening import opened, workbench_of
+from search.pools.cluster import Cluster, connected, room_for
 from search.pools.here import InProcess
+from search.pools.luggage import Carrier, carrier, packed
 from search.pools.pool import Evaluation, Evaluator, Pool, Rungs
 from search.pools.processes import Processes
-from search.settings import SearchSettings
+from search.settings import RAY, SearchSettings
 from search.workbench import Workbench
 from space.plan import Plan
+
+# Files of a model's folder that are read to load it.
+_MODEL = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja")
 
 
 @contextmanager
 def pool_of(job: Job) -> Iterator[Pool]:
-    """The pool that a job's settings ask for, while it is needed. One worker is the driver itself."""
+    """The pool that a job's settings ask for, while it is needed. One local worker is the driver itself."""
+    if job.settings.engine == RAY:
+        with _cluster(job) as found:
+            yield found
+        return
     pool = _processes(job.settings) if job.settings.workers > 1 else InProcess(job.workbench)
     try:
         yield pool
@@ -33,11 +46,68 @@ def pool_of(job: Job) -> Iterator[Pool]:
         pool.close()
 
 
+@contextmanager
+def _cluster(job: Job) -> Iterator[Pool]:
+    settings, facts = job.settings, job.workbench.folder.path
+    assert facts is not None, "the bank of a search is a folder"
+    workers, address = settings.workers, settings.ray_address
+    cpus, gpus = settings.worker_cpus or (1 if address else _share(workers)), settings.worker_gpus or 0
+    told = _told(settings, facts.parent)
+    with connected(address, cpus * workers):
+        room = room_for(cpus, gpus)
+        if room < workers:
+            job.console.print(f"Ray has room for {room} of {workers} workers; others begin where room is found")
+        sent = _sent(told, facts.name) if address else None
+        pool = Cluster(partial(evaluator_on, told, cpus, sent), workers, cpus, gpus, 60 * settings.worker_minutes)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+def _told(settings: SearchSettings, bank: Path) -> SearchSettings:
+    """What a worker of a cluster is told: the driver's type of device and precision, and its folders."""
+    compute = settings.compute
+    return replace(
+        settings,
+        device=compute.device.type,
+        precision=str(compute.precision).removeprefix("torch."),
+        model=str(resolve_model(settings.model).resolve()),
+        data=settings.data.resolve(),
+        bank=bank.resolve(),
+    )
+
+
+def _sent(settings: SearchSettings, facts: str) -> Carrier:
+    """Model, data, and what was measured of the source, which a worker need not measure anew."""
+    assert settings.model is not None
+    return carrier(
+        [
+            packed(Path(settings.model), _MODEL),
+            packed(settings.data, [f"{role}.parquet" for role in ROLES]),
+            packed(settings.bank, [f"{facts}/{pattern}" for pattern in FACTS]),
+        ]
+    )
+
+
+def evaluator_on(settings: SearchSettings, threads: int, sent: Carrier | None) -> Evaluator:
+    """A worker's on a node of a cluster, in a process that has so many threads."""
+    torch.set_num_threads(threads)
+    if sent is not None:
+        model, data, bank = sent.folders()
+        settings = replace(settings, model=str(model), data=data, bank=bank)
+    return evaluator_of(settings)
+
+
 def _processes(settings: SearchSettings) -> Processes:
     workers = settings.workers
     makers = [partial(evaluator_of, replace(settings, device=device)) for device in devices_of(settings)]
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    return Processes(makers, threads, settings.folder / "workers", 60 * settings.worker_minutes)
+    return Processes(makers, _share(workers), settings.folder / "workers", 60 * settings.worker_minutes)
+
+
+def _share(workers: int) -> int:
+    """Of each worker on this machine: cores."""
+    return max(1, len(os.sched_getaffinity(0)) // workers)
 
 
 def devices_of(settings: SearchSettings) -> list[str]:

@@ -70,3 +70,8 @@ def stillborn(_folder: Path) -> Stand:
     """A worker that dies before it is ready."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
+
+
+def unmade(_folder: Path) -> Stand:
+    """A worker that raises before it is ready."""
+    raise ZeroDivisionError("not made")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from models.loading import Source
 from search.baselines import losses_of
 from search.loop import BREAKS, FAILURE, Terms, run_trials
 from search.pareto import sampler_over
+from search.pools.cluster import Cluster, connected
 from search.pools.here import InProcess
 from search.pools.pool import Broken, Evaluated, Event, Pool, Reached, Refused, Task
 from search.pools.processes import Processes
@@ -31,6 +32,7 @@ from tests.tiny import load_tiny
 
 # Until a worker is ready, or one is replaced.
 _PATIENCE = 60.0
+_MOST_WORKERS = 9
 
 MakePool = Callable[..., Pool]
 
@@ -46,9 +48,24 @@ def processes(folder: Path, workers: int = 1, patience: float = _PATIENCE, fates
     return Processes([partial(stand.stand, folder, fates=fates)] * workers, 1, folder / "logs", patience)
 
 
-POOLS = {"in process": in_process, "processes": processes}
+def cluster(folder: Path, workers: int = 1, patience: float = _PATIENCE, fates: Fates | None = None) -> Pool:
+    return Cluster(partial(stand.stand, folder, fates=fates), workers, patience=patience)
+
+
+POOLS = {"in process": in_process, "processes": processes, "Ray": cluster}
 # Whose workers are other processes than the driver.
 OTHERS = {name: make for name, make in POOLS.items() if name != "in process"}
+# What pools say of a worker that was killed, or that left: Ray does not know how.
+KILLED = {processes: "was killed by SIGKILL, for want of memory perhaps", cluster: "was killed, for want of memory"}
+LEFT = {processes: "left with status 7", cluster: "was killed, for want of memory perhaps"}
+HUNG = dict.fromkeys(KILLED, "hung for 2 seconds")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """A Ray of this module's own, in which no other process can be by accident."""
+    with connected(cpus=_MOST_WORKERS):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +80,18 @@ def plan(source: Source) -> Plan:
 
 @pytest.fixture(params=POOLS.values(), ids=POOLS)
 def make(request: pytest.FixtureRequest) -> MakePool:
-    found: MakePool = request.param
-    return found
+    return _needed(request)
 
 
 @pytest.fixture(params=OTHERS.values(), ids=OTHERS)
 def make_other(request: pytest.FixtureRequest) -> MakePool:
+    return _needed(request)
+
+
+def _needed(request: pytest.FixtureRequest) -> MakePool:
     found: MakePool = request.param
+    if found is cluster:
+        request.getfixturevalue("ray")
     return found
 
 
@@ -143,11 +165,9 @@ def test_a_full_disk_is_for_the_user(make: MakePool, tmp_path: Path, plan: Plan)
         assert "No space left on device" in refused.reason
 
 
-@pytest.mark.parametrize(
-    ("seed", "words"), [(stand.DIES, "SIGKILL"), (stand.LEAVES, "status 7"), (stand.HANGS, "hung for 2 seconds")]
-)
+@pytest.mark.parametrize(("seed", "words"), [(stand.DIES, KILLED), (stand.LEAVES, LEFT), (stand.HANGS, HUNG)])
 def test_a_worker_that_dies_or_hangs_is_replaced(
-    make_other: MakePool, tmp_path: Path, plan: Plan, seed: int, words: str
+    make_other: MakePool, tmp_path: Path, plan: Plan, seed: int, words: Mapping[MakePool, str]
 ) -> None:
     with closing(make_other(tmp_path, patience=2.0)) as pool:
         until_free(pool)
@@ -157,7 +177,8 @@ def test_a_worker_that_dies_or_hangs_is_replaced(
         (broken,) = heard(pool)
         assert isinstance(broken, Broken)
         assert broken.number == 8
-        assert words in broken.reason
+        assert broken.reason.startswith(broken.cause)
+        assert words[make_other] in broken.reason
         until_free(pool)
         pool.begin(task(plan, 9))
         assert heard(pool) == [Reached(9, (9.0,))]
@@ -209,6 +230,32 @@ def test_workers_that_cannot_be_made_say_why(tmp_path: Path) -> None:
         heard(pool)
 
 
+@pytest.mark.usefixtures("ray")
+def test_actors_that_cannot_be_made_say_why(tmp_path: Path) -> None:
+    with closing(Cluster(partial(stand.bad_model, tmp_path), 1)) as pool:
+        assert heard(pool) == [Refused(None, "--model none: no such folder")]
+    with (
+        closing(Cluster(partial(stand.stillborn, tmp_path), 2)) as pool,
+        pytest.raises(UserError, match=r"workers die before they are ready \(was killed, for want of memory"),
+    ):
+        heard(pool)
+    with (
+        closing(Cluster(partial(stand.unmade, tmp_path), 1)) as pool,
+        pytest.raises(UserError, match=r"workers die before they are ready \(raised ZeroDivisionError\)"),
+    ):
+        heard(pool)
+
+
+@pytest.mark.usefixtures("ray")
+def test_actors_without_room_are_waited_for_by_nobody(tmp_path: Path, plan: Plan) -> None:
+    with closing(Cluster(partial(stand.stand, tmp_path), 2, cpus=_MOST_WORKERS - 1)) as pool:
+        until_free(pool)
+        pool.begin(task(plan, 1))
+        assert heard(pool) == [Reached(1, (1.0,))]
+        assert pool.events(0.1) == []
+        assert pool.free == 0
+
+
 # ---- the driver over pools
 
 
@@ -249,15 +296,21 @@ def test_a_trial_is_tried_once_more_where_its_worker_died(
     assert [trial.user_attrs.get(BREAKS) for trial in study.trials] == [None, 1, None]
 
 
-@pytest.mark.parametrize(("fate", "word"), [(stand.DIES, "SIGKILL"), (stand.HANGS, "hung")])
+@pytest.mark.parametrize(("fate", "words"), [(stand.DIES, KILLED), (stand.HANGS, HUNG)])
 def test_a_plan_that_breaks_every_worker_fails_and_the_study_goes_on(
-    make_other: MakePool, tmp_path: Path, study: optuna.Study, limits: Limits, *, fate: int, word: str
+    make_other: MakePool,
+    tmp_path: Path,
+    study: optuna.Study,
+    limits: Limits,
+    *,
+    fate: int,
+    words: Mapping[MakePool, str],
 ) -> None:
     ended = driven(study, make_other(tmp_path, 2, patience=2.0, fates={2: fate}), limits, 6)
     assert len(ended) == len(study.trials) == 6
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.FAIL if i == 2 else TrialState.COMPLETE for i in range(6)]
-    assert word in study.trials[2].user_attrs[FAILURE]
+    assert words[make_other] in study.trials[2].user_attrs[FAILURE]
 
 
 def test_a_plan_that_raises_fails_with_its_reason(

@@ -1,0 +1,236 @@
+"""Workers that are actors on a Ray cluster.
+
+Ray places them, carries what they say, and finds room for new ones where nodes die; of trials it knows nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from search.pools.pool import Broken, Evaluator, Event, Maker, Reached, Refused, Task, Worker
+from search.pools.processes import PATIENCE_SECONDS
+from space.errors import UserError, first_line
+
+# Actors in a row that may die before they are ready.
+_STILLBORN = 3
+# What a Ray of our own keeps objects in: tasks and what is said of them.
+_STORE_BYTES = 128 * 2**20
+# Read when Ray is imported or started: no reports of its use, none of its words among ours, GPUs left alone where a
+# worker has none, which is what Ray announces for the future.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# What nodes are sent of ours; models and data among it go by themselves, where they are not there.
+_PACKAGES = ("space", "models", "corpora", "compress", "proxies", "scoring", "search")
+_LEFT_BEHIND = ["bundled"]
+
+
+@contextmanager
+def connected(address: str | None = None, cpus: int = 1) -> Iterator[None]:
+    """A connection to the Ray cluster at an address, whose nodes get our packages.
+
+    Without an address it is a Ray of our own on this machine that has so many CPUs, whatever the machine has, and ends
+    with the connection. Raises UserError where there is none.
+    """
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    import ray  # noqa: PLC0415  not everyone has it
+
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address is None:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+        else:
+            root = Path(__file__).parents[2]
+            sent = {"py_modules": [str(root / name) for name in _PACKAGES], "excludes": _LEFT_BEHIND}
+            ray.init(address, runtime_env=sent, **quiet)
+    except (RuntimeError, ValueError, OSError, ImportError, ray.exceptions.RayError) as error:
+        where = "a Ray of its own" if address is None else f"--ray-address {address}"
+        raise UserError(f"{where}: {first_line(error)}; `ray status` says whether a cluster is there") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def room_for(cpus: int, gpus: float) -> int:
+    """How many workers of so many CPUs and GPUs the nodes that are there could have at once."""
+    import ray  # noqa: PLC0415
+
+    found = 0
+    for node in ray.nodes():
+        there = node["Resources"] if node["Alive"] else {}
+        of_gpus = int(there.get("GPU", 0) / gpus) if gpus else math.inf
+        found += int(min(there.get("CPU", 0) // cpus, of_gpus))
+    return found
+
+
+class Cluster:
+    """So many `workers`, each an actor that has `cpus` and `gpus` of a node and makes an evaluator; within `connected`.
+
+    One that there is no room for, or none yet, is not free. One that says nothing for `patience` seconds while it
+    evaluates is killed.
+    """
+
+    def __init__(
+        self, maker: Maker, workers: int, cpus: int = 1, gpus: float = 0, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        import ray  # noqa: PLC0415
+
+        self._ray, self._patience, self._stillborn = ray, patience, 0
+        hired = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+        self._seats = [_Seat(partial(hired.remote, maker), ray.kill) for _ in range(workers)]
+
+    @property
+    def free(self) -> int:
+        return sum(seat.free for seat in self._seats)
+
+    def begin(self, task: Task) -> None:
+        next(seat for seat in self._seats if seat.free).begin(task)
+
+    def answer(self, number: int, goes_on: bool) -> None:
+        # one that died behind its last words has no task any more
+        for seat in self._seats:
+            if seat.task == number:
+                seat.answer(goes_on)
+
+    def events(self, seconds: float) -> list[Event]:
+        """Raises UserError where actors die one after the other before they are ready."""
+        found = [event for seat in self._spoke(seconds) for event in self._of(seat)]
+        for seat in self._seats:
+            if seat.hangs(self._patience):
+                found += self._died(seat, "hung", f" for {self._patience:g} seconds")
+        return found
+
+    def close(self) -> None:
+        for seat in self._seats:
+            seat.kill()
+
+    def _spoke(self, seconds: float) -> list[_Seat]:
+        """Those whose calls ended; waits for the first one."""
+        calls = [seat.call for seat in self._seats if seat.call is not None]
+        if not calls or not self._ray.wait(calls, num_returns=1, timeout=seconds)[0]:
+            return []
+        ended = set(self._ray.wait(calls, num_returns=len(calls), timeout=0)[0])
+        return [seat for seat in self._seats if seat.call in ended]
+
+    def _of(self, seat: _Seat) -> list[Event]:
+        """What an actor said; that it died, where it did."""
+        try:
+            event: Event | None = self._ray.get(seat.call)
+        except self._ray.exceptions.RayError as error:
+            return self._died(seat, _death(error))
+        seat.heard(event)
+        if event is None:
+            self._stillborn = 0
+        return [] if event is None else [event]
+
+    def _died(self, seat: _Seat, cause: str, more: str = "") -> list[Event]:
+        """Puts another actor into the place of one; its node's death is none of its own."""
+        if not seat.ready and cause != _NODE:
+            self._stillborn += 1
+            if self._stillborn >= _STILLBORN:
+                raise UserError(
+                    f"workers die before they are ready ({cause}); try larger --worker-cpus, and look at Ray's logs"
+                )
+        task = seat.task
+        seat.kill()
+        seat.start()
+        return [] if task is None else [Broken(task, f"its worker {cause}", f"its worker {cause}{more}")]
+
+
+class _Actor:
+    """A worker's side: each call leads to the next thing to say, None once there is an evaluator."""
+
+    def __init__(self, maker: Maker) -> None:
+        self._maker = maker
+
+    def make(self) -> Refused | None:
+        try:
+            evaluator: Evaluator = self._maker()
+        except (UserError, OSError) as error:
+            return Refused(None, first_line(error))
+        self._worker = Worker(evaluator)
+        return None
+
+    def begin(self, task: Task) -> Event:
+        return self._worker.begin(task)
+
+    def answer(self, goes_on: bool) -> Event:
+        return self._worker.answer(goes_on)
+
+
+class _Seat:
+    """A worker's place: its actor, the one `call` that is under way, and the number of the `task` it has."""
+
+    def __init__(self, hire: Callable[[], Any], fire: Callable[[Any], None]) -> None:
+        self._hire, self._fire = hire, fire
+        self.start()
+
+    def start(self) -> None:
+        """Asks for an actor; waits for nothing."""
+        self.ready = False
+        self.task: int | None = None
+        self._actor = self._hire()
+        self._calls(self._actor.make.remote())
+
+    @property
+    def free(self) -> bool:
+        return self.ready and self.task is None
+
+    def begin(self, task: Task) -> None:
+        self.task = task.number
+        self._calls(self._actor.begin.remote(task))
+
+    def answer(self, goes_on: bool) -> None:
+        self._calls(self._actor.answer.remote(goes_on))
+
+    def heard(self, event: Event | None) -> None:
+        """Its call ended with what it said."""
+        self.call = None
+        if event is None:
+            self.ready = True
+        elif not isinstance(event, Reached):
+            self.task = None
+
+    def hangs(self, patience: float) -> bool:
+        return self.task is not None and self.call is not None and time.monotonic() - self._since > patience
+
+    def kill(self) -> None:
+        self.call = None
+        self._fire(self._actor)
+
+    def _calls(self, call: Any) -> None:
+        self.call, self._since = call, time.monotonic()
+
+
+_NODE = "lost its node"
+
+
+def _death(error: Exception) -> str:
+    """What became of an actor, in words that are the same for what dies in the same way."""
+    import ray.exceptions as known  # noqa: PLC0415
+
+    text = str(error)
+    if isinstance(error, known.NodeDiedError) or "its node has died" in text:
+        return _NODE
+    if isinstance(error, known.OutOfMemoryError):
+        return "was killed for want of memory on its node"
+    if isinstance(error, known.ActorUnavailableError):
+        return "cannot be reached"
+    if left := re.search(r"exit code (\d+)", text):
+        return f"left with status {left[1]}"
+    if isinstance(error, known.RayTaskError):
+        return f"raised {type(error.cause).__name__}"
+    if isinstance(error, known.ActorDiedError):
+        return "was killed, for want of memory perhaps" if "worker process has died" in text else "died"
+    return f"was lost to {type(error).__name__}"
