@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import warnings
@@ -52,6 +53,7 @@ from space.rates import LADDERS
 
 # Trials that are evaluated fully, of one size and of each of all sizes.
 _FINALISTS, _FINALISTS_OF_EACH = 3, 1
+_STORAGE = "Optuna storage, a database's URL or a journal such as trials.log; default: SQLite in the study's folder"
 
 _EXAMPLES = """\
 examples:
@@ -400,7 +402,7 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         help="folder or hub id of a Qwen2-Audio, or of a reading Llama, Mistral or Qwen2; default: the bundled model",
     )
     search.add_argument("--study", help="name of the study; default: after the bin")
-    search.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
+    search.add_argument("--storage", metavar="URL", help=_STORAGE)
     search.add_argument(
         "--workers",
         type=int,
@@ -626,7 +628,7 @@ def _add_study_commands(commands: Any, shared: _Shared) -> None:
         formatter_class=_STYLE,
     )
     dashboard.add_argument("--study", required=True, help="name of the study")
-    dashboard.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the study's folder")
+    dashboard.add_argument("--storage", metavar="URL", help=_STORAGE)
     dashboard.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     dashboard.add_argument("--port", type=int, default=8080, help="0 takes a free one (%(default)s)")
 
@@ -637,6 +639,8 @@ def _quieten() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # a connection that is lost is said once, by who needed it
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
 
 

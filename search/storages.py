@@ -12,8 +12,9 @@ from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
-from sqlalchemy import Engine, event
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from search.journal import journal_of, open_journal
 from search.storing import PlanStorage
@@ -48,8 +49,8 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
     """Where there is none yet, it is made only if that is asked for. Raises UserError for what is no storage.
 
     Whoever opens it for the study that is to be `driven` is the only one of a database behind a network to have done
-    so for as long as its connection lasts, or TakenError is raised; a server that restarts is waited for, and the study
-    taken again. Files have a lock of their own (`driving.driver_lock`).
+    so, or TakenError is raised; a server that restarts is waited for, and the study taken again. Files have a lock of
+    their own (`driving.driver_lock`).
     """
     if (journal := journal_of(url)) is not None:
         yield open_journal(journal)
@@ -58,8 +59,6 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
     arguments: dict[str, Any] = (
         {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     )
-    if driven is not None and not url.startswith("sqlite"):
-        arguments |= {"pool_size": 1, "max_overflow": 0}
     try:
         storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
@@ -71,15 +70,18 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
         event.listen(storage.engine, "connect", _log_ahead)
     else:
         event.listen(storage.engine, "do_connect", _patiently)
-        if driven is not None:
-            _hold(storage.engine, driven)
     storage.engine.dispose()  # connections that were made without
+    hold = None
     try:
+        if driven is not None and storage.engine.dialect.name in _LOCKS:
+            hold = _Hold(storage.engine, driven)
         yield storage
     finally:
         # SQLite puts its log into the file once the last connection is closed
         storage.remove_session()
         storage.engine.dispose()
+        if hold is not None:
+            hold.close()
 
 
 def _with_driver(url: str) -> str:
@@ -122,29 +124,36 @@ def _until(found: Callable[[], Any]) -> Any:
     return result
 
 
-def _hold(engine: Engine, study: str) -> None:
-    """Every connection, of which there is one at a time, has the study to itself."""
-    if engine.dialect.name not in _LOCKS:
-        return
-    key = int.from_bytes(hashlib.sha256(f"{engine.url.database}/{study}".encode()).digest()[:7])
-    statement, held = _LOCKS[engine.dialect.name].format(key=key), False
+class _Hold:
+    """A study's lock in a database; a connection of its own has it, so that it falls with the process."""
 
-    def taken(connection: Any) -> bool:
-        cursor = connection.cursor()
-        cursor.execute(statement)
-        (answer,) = cursor.fetchone()
-        cursor.close()
-        connection.commit()
-        return bool(answer)
-
-    def take(connection: Any, _record: object) -> None:
-        nonlocal held
-        # a server may take a while to see that the connection before is gone
-        if not (_until(lambda: taken(connection)) if held else taken(connection)):
+    def __init__(self, engine: Engine, study: str) -> None:
+        key = int.from_bytes(hashlib.sha256(f"{engine.url.database}/{study}".encode()).digest()[:7])
+        self._statement = text(_LOCKS[engine.dialect.name].format(key=key))
+        self._engine = create_engine(engine.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        event.listen(self._engine, "do_connect", _patiently)
+        self._connection = self._engine.connect()
+        if not self._taken():
+            self.close()
             raise TakenError
-        held = True
+        event.listen(engine, "connect", self._hold_on)
 
-    event.listen(engine, "connect", take)
+    def close(self) -> None:
+        self._connection.close()
+
+    def _taken(self) -> bool:
+        return bool(self._connection.execute(self._statement).scalar())
+
+    def _hold_on(self, *_: object) -> None:
+        """Takes the study again where the server lost the connection, which others were lost with, too."""
+        try:
+            self._connection.execute(text("SELECT 1"))
+        except DBAPIError:
+            self._connection.close()
+            self._connection = self._engine.connect()
+            # a server may take a while to see that the connection before is gone
+            if not _until(self._taken):
+                raise TakenError from None
 
 
 @contextmanager
