@@ -23,7 +23,7 @@ from search.logbook import Logbook
 from search.loop import Terms, run_trials
 from search.opening import measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
-from search.pools.choice import pool_of
+from search.pools.choice import check_pool, pool_of
 from search.progress import progress_on
 from search.rungs import DIVERGENCE
 from search.samplers import check_sampler
@@ -57,6 +57,7 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     started = time.monotonic()
     check_sampler(settings.sampler)
     found = opened(settings)
+    check_pool(settings)
     source = found.source
     ranges = [one.size_range for one in found.ranges]
     shared = comparability(settings, ranges, model=found.model, data=found.data)

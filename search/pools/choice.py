@@ -19,7 +19,7 @@ from models.devices import computing
 from models.reference import resolve_model
 from search.job import Job
 from search.opening import opened, workbench_of
-from search.pools.cluster import Cluster, connected, room_for
+from search.pools.cluster import Cluster, check_address, connected, room_for
 from search.pools.here import InProcess
 from search.pools.luggage import Carrier, carrier, packed
 from search.pools.pool import Evaluation, Evaluator, Pool, Rungs
@@ -30,6 +30,12 @@ from space.plan import Plan
 
 # Files of a model's folder that are read to load it.
 _MODEL = ("*.json", "*.txt", "*.safetensors", "*.model", "*.jinja")
+
+
+def check_pool(settings: SearchSettings) -> None:
+    """Raises UserError where workers are asked for on a cluster that is not there."""
+    if settings.ray_address is not None:
+        check_address(settings.ray_address)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ _QUIET = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# How long a cluster's port is tried.
+_CONNECT_SECONDS = 10.0
 # What nodes are sent of ours; models and data among it go by themselves, where they are not there.
 _PACKAGES = ("space", "models", "corpora", "compress", "proxies", "scoring", "search")
 _LEFT_BEHIND = ["bundled"]
@@ -42,24 +45,61 @@ def connected(address: str | None = None, cpus: int = 1) -> Iterator[None]:
     Without an address it is a Ray of our own on this machine that has so many CPUs, whatever the machine has, and ends
     with the connection. Raises UserError where there is none.
     """
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    _quieten()
     import ray  # noqa: PLC0415  not everyone has it
 
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
+    with _refusals(address):
         if address is None:
             ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
         else:
             root = Path(__file__).parents[2]
             sent = {"py_modules": [str(root / name) for name in _PACKAGES], "excludes": _LEFT_BEHIND}
-            ray.init(address, runtime_env=sent, **quiet)
-    except (RuntimeError, ValueError, OSError, ImportError, ray.exceptions.RayError) as error:
-        where = "a Ray of its own" if address is None else f"--ray-address {address}"
-        raise UserError(f"{where}: {first_line(error)}; `ray status` says whether a cluster is there") from error
+            ray.init(_found(address), runtime_env=sent, **quiet)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises UserError where nobody listens at the address of a cluster."""
+    _quieten()
+    with _refusals(address):
+        _found(address)
+
+
+def _found(address: str) -> str:
+    """Host and port of the cluster that an address names, where somebody listens. Raises OSError where nobody does.
+
+    `ray.init` would start a Ray of its own for `auto` where there is none, and try a wrong port for minutes.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die  # noqa: PLC0415
+
+    found: str = canonicalize_bootstrap_address_or_die(address)
+    host, _, port = found.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS):
+        return found
+
+
+@contextmanager
+def _refusals(address: str | None) -> Iterator[None]:
+    """Turns what Ray raises where it cannot be begun into one line for the user."""
+    from ray.exceptions import RayError  # noqa: PLC0415
+
+    try:
+        yield
+    except (RuntimeError, ValueError, OSError, ImportError, RayError) as error:
+        reason = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
+        if address is None:
+            raise UserError(f"--engine ray: no Ray could be started here: {reason}") from error
+        raise UserError(
+            f"--ray-address {address}: {reason}; give host:port of the head of a cluster that this machine is a node of"
+        ) from error
+
+
+def _quieten() -> None:
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
 
 
 def room_for(cpus: int, gpus: float) -> int:
@@ -220,17 +260,14 @@ def _death(error: Exception) -> str:
     """What became of an actor, in words that are the same for what dies in the same way."""
     import ray.exceptions as known  # noqa: PLC0415
 
-    text = str(error)
-    if isinstance(error, known.NodeDiedError) or "its node has died" in text:
+    text, kinds = str(error), (known.NodeDiedError, known.OutOfMemoryError, known.ActorUnavailableError)
+    if isinstance(error, kinds[0]) or "its node has died" in text:
         return _NODE
-    if isinstance(error, known.OutOfMemoryError):
-        return "was killed for want of memory on its node"
-    if isinstance(error, known.ActorUnavailableError):
-        return "cannot be reached"
-    if left := re.search(r"exit code (\d+)", text):
-        return f"left with status {left[1]}"
+    if isinstance(error, kinds[1:]):
+        return "was killed for want of memory on its node" if isinstance(error, kinds[1]) else "cannot be reached"
     if isinstance(error, known.RayTaskError):
         return f"raised {type(error.cause).__name__}"
-    if isinstance(error, known.ActorDiedError):
-        return "was killed, for want of memory perhaps" if "worker process has died" in text else "died"
-    return f"was lost to {type(error).__name__}"
+    if left := re.search(r"exit code (\d+)", text):
+        return f"left with status {left[1]}"
+    killed = "worker process has died" in text
+    return "was killed, for want of memory perhaps" if killed else f"was lost to {type(error).__name__}"

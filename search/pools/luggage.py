@@ -66,8 +66,8 @@ def packed(folder: Path, patterns: Sequence[str]) -> Luggage:
 def unpacked(luggage: Luggage, cache: Path, fetch: Callable[[int], bytes]) -> Path:
     """A folder with the files: the driver's, where it is there with the same content, else one below `cache`.
 
-    `fetch` gives a chunk. What is in the cache is used as it is, if it is whole. Raises UserError where a name leads out
-    of the folder, and where files are not what was packed; OSError where they cannot be written.
+    `fetch` gives a chunk. What is in the cache is used as it is, if it is whole. Raises UserError where a name leads
+    out of the folder, and where files are not what was packed; OSError where they cannot be written.
     """
     for name in luggage.files:
         _check_inside(name)

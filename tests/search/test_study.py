@@ -384,6 +384,17 @@ def _finished_trials(study: Path) -> int:
         (["--bin", "3", "--sampler", "oracle"], "--sampler oracle"),
         (["--bin", "3", "--hours", "0"], "--hours 0: more than 0"),
         (["--bin", "3", "--patience", "0"], "--patience 0: at least 1 trial"),
+        (["--bin", "3", "--workers", "0"], "--workers 0: from 1"),
+        (["--bin", "3", "--ray-address", "auto"], "--ray-address: is for --engine ray"),
+        (["--bin", "3", "--worker-cpus", "2"], "--worker-cpus: is for --engine ray"),
+        (["--bin", "3", "--engine", "ray", "--worker-cpus", "0"], "--worker-cpus 0: a worker needs at least 1"),
+        (["--bin", "3", "--engine", "ray", "--worker-gpus", "1.5"], "--worker-gpus 1.5: a share of one up to 1"),
+        (
+            ["--bin", "3", "--engine", "ray", "--worker-gpus", "1", "--device", "cpu"],
+            "--worker-gpus 1: the driver of the study computes on cpu",
+        ),
+        (["--bin", "2", "--engine", "ray", "--ray-address", "nowhere"], "--ray-address nowhere: Invalid address"),
+        (["--bin", "2", "--engine", "ray", "--ray-address", "127.0.0.1:1"], "127.0.0.1:1: Connection refused"),
         (["--bin", "3", "--study", "../escape"], "one folder name"),
         (["--max-size", "1kB"], "nothing fits"),
         (["--max-size", "huge"], "not a size"),
@@ -410,6 +421,14 @@ def test_bad_input_is_one_line_and_touches_no_study(
     assert error.startswith("tightfit: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "studies").exists()
+
+
+def test_where_ray_is_not_installed_one_line_says_how_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert launch.main(["--bin", "3", "--engine", "ray"]) == 2
+    assert capsys.readouterr().err == "tightfit: --engine ray: Ray is not installed; pip install 'ray>=2.60'\n"
 
 
 @pytest.mark.parametrize(
