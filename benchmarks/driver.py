@@ -3,9 +3,9 @@
 The driver's own loop, samplers and storages, on the bundled model in bin 3. Workers are made up: of each only the times
 are kept at which its evaluation reaches its rungs and ends, a second after it began; scores are drawn. What goes by
 between the calls of the pool is the driver's: asking for a plan and storing it, deciding at rungs, telling results.
-SQLite as a study's folder has it; `--storage` adds a database by its URL. Seconds are of a trial; beside those that went
-by for the driver are those that its process computed, which other work on the machine does not add to. `kept` is how
-many workers are kept at work where evaluations take a minute.
+SQLite as a study's folder has it; `--storage` adds a database by its URL. Seconds are of a trial; beside those that
+went by for the driver are those that its process computed, to which other work on the machine adds little. `kept` is
+how many workers are kept at work where evaluations take a minute.
 """
 
 from __future__ import annotations
