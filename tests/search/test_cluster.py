@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import launch
 from search.baselines import losses_of
-from search.loop import Terms, run_trials
+from search.loop import BREAKS, Terms, run_trials
 from search.pareto import sampler_over
 from search.pools.cluster import Cluster, connected
 from search.pools.luggage import carrier, packed
@@ -25,6 +25,7 @@ from space.bins import bin_range
 from space.genes import HEAL_STEPS
 from space.limits import Limits
 from tests.search import stand
+from tests.search.test_pools import until_free
 from tests.tiny import load_tiny
 
 # A node that says nothing for a second is dead.
@@ -83,6 +84,8 @@ def test_a_node_that_dies_takes_no_trial_along(nodes: Any, tmp_path: Path) -> No
             nodes.remove_node(node, allow_graceful=False)
 
     with connected(nodes.address), closing(Cluster(partial(stand.stand, tmp_path, seconds=0.2), 4)) as pool:
+        until_free(pool, 4)
         run_trials(study, pool, Terms([limits], (), 0, "none", survival=(1.0, 1.0)), _TRIALS, on_trial)
     assert sorted(ended) == list(range(_TRIALS))
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * _TRIALS
+    assert {trial.user_attrs[BREAKS] for trial in study.trials if BREAKS in trial.user_attrs} == {1}
