@@ -178,13 +178,14 @@ class _Driver:
 
     def begin(self, trial: optuna.Trial) -> None:
         """Has a trial evaluated. One that several drivers died with, and nothing else was done, has failed."""
-        begun, ended = trial.user_attrs.get(BEGUN, (0, 0))
-        if ended < self._ended_count:
+        ended = self._ended_count
+        begun, ended_then = trial.user_attrs.get(BEGUN, (0, 0))
+        if ended_then < ended:
             begun = 0
         if begun >= _DEATHS:
             self._fail(trial, f"{begun} drivers in a row died with it")
             return
-        trial.set_user_attr(BEGUN, (begun + 1, self._ended_count))
+        trial.set_user_attr(BEGUN, (begun + 1, ended))
         terms = self._terms
         plan = suggest(trial, terms.layout, terms.heal_steps)
         # as they are stored: a sampler may have named the range since the trial was made

@@ -9,19 +9,16 @@ import math
 import os
 import re
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from search.pools.pool import Broken, Evaluator, Event, Maker, Reached, Refused, Task, Worker
-from search.pools.processes import PATIENCE_SECONDS
+from search.pools.pool import Event, Maker, Refused, Word, made
+from search.pools.seats import PATIENCE_SECONDS, Seat, SeatedPool
 from space.errors import UserError, first_line
 
-# Actors in a row that may die before they are ready.
-_STILLBORN = 3
 # What a Ray of our own keeps objects in: tasks and what is said of them.
 _STORE_BYTES = 128 * 2**20
 # Read when Ray is imported or started: no reports of its use, none of its words among ours, GPUs left alone where a
@@ -114,7 +111,7 @@ def room_for(cpus: int, gpus: float) -> int:
     return found
 
 
-class Cluster:
+class Cluster(SeatedPool["_Seat"]):
     """So many `workers`, each an actor that has `cpus` and `gpus` of a node and makes an evaluator; within `connected`.
 
     One that there is no room for, or none yet, is not free. One that says nothing for `patience` seconds while it
@@ -126,34 +123,17 @@ class Cluster:
     ) -> None:
         import ray  # noqa: PLC0415
 
-        self._ray, self._patience, self._stillborn = ray, patience, 0
+        self._ray = ray
         hired = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)
-        self._seats = [_Seat(partial(hired.remote, maker), ray.kill) for _ in range(workers)]
-
-    @property
-    def free(self) -> int:
-        return sum(seat.free for seat in self._seats)
-
-    def begin(self, task: Task) -> None:
-        next(seat for seat in self._seats if seat.free).begin(task)
-
-    def answer(self, number: int, goes_on: bool) -> None:
-        # one that died behind its last words has no task any more
-        for seat in self._seats:
-            if seat.task == number:
-                seat.answer(goes_on)
+        super().__init__([_Seat(partial(hired.remote, maker), ray.kill) for _ in range(workers)], patience)
 
     def events(self, seconds: float) -> list[Event]:
         """Raises UserError where actors die one after the other before they are ready."""
         found = [event for seat in self._spoke(seconds) for event in self._of(seat)]
         for seat in self._seats:
             if seat.hangs(self._patience):
-                found += self._died(seat, "hung", f" for {self._patience:g} seconds")
+                found += self._hung(seat)
         return found
-
-    def close(self) -> None:
-        for seat in self._seats:
-            seat.kill()
 
     def _spoke(self, seconds: float) -> list[_Seat]:
         """Those whose calls ended; waits for the first one."""
@@ -164,28 +144,14 @@ class Cluster:
         return [seat for seat in self._seats if seat.call in ended]
 
     def _of(self, seat: _Seat) -> list[Event]:
-        """What an actor said; that it died, where it did."""
+        """What an actor said; that it died, where it did. Its node's death is none of its own."""
+        call, seat.call = seat.call, None
         try:
-            event: Event | None = self._ray.get(seat.call)
+            return self._heard(seat, self._ray.get(call))
         except self._ray.exceptions.RayError as error:
-            return self._died(seat, _death(error))
-        seat.heard(event)
-        if event is None:
-            self._stillborn = 0
-        return [] if event is None else [event]
-
-    def _died(self, seat: _Seat, cause: str, more: str = "") -> list[Event]:
-        """Puts another actor into the place of one; its node's death is none of its own."""
-        if not seat.ready and cause != _NODE:
-            self._stillborn += 1
-            if self._stillborn >= _STILLBORN:
-                raise UserError(
-                    f"workers die before they are ready ({cause}); try larger --worker-cpus, and look at Ray's logs"
-                )
-        task = seat.task
-        seat.kill()
-        seat.start()
-        return [] if task is None else [Broken(task, f"its worker {cause}", f"its worker {cause}{more}")]
+            cause = _death(error)
+            advice = "larger --worker-cpus, and look at Ray's logs"
+            return self._lost(seat, cause, advice, blamed=cause != _NODE)
 
 
 class _Actor:
@@ -195,62 +161,33 @@ class _Actor:
         self._maker = maker
 
     def make(self) -> Refused | None:
-        try:
-            evaluator: Evaluator = self._maker()
-        except (UserError, OSError) as error:
-            return Refused(None, first_line(error))
-        self._worker = Worker(evaluator)
+        worker = made(self._maker)
+        if isinstance(worker, Refused):
+            return worker
+        self._worker = worker
         return None
 
-    def begin(self, task: Task) -> Event:
-        return self._worker.begin(task)
-
-    def answer(self, goes_on: bool) -> Event:
-        return self._worker.answer(goes_on)
+    def told(self, word: Word) -> Event:
+        return self._worker.told(word)
 
 
-class _Seat:
-    """A worker's place: its actor, the one `call` that is under way, and the number of the `task` it has."""
+class _Seat(Seat):
+    """Its worker is an actor; the one `call` of it that is under way ends with the next thing it says."""
 
     def __init__(self, hire: Callable[[], Any], fire: Callable[[Any], None]) -> None:
-        self._hire, self._fire = hire, fire
-        self.start()
-
-    def start(self) -> None:
-        """Asks for an actor; waits for nothing."""
-        self.ready = False
-        self.task: int | None = None
-        self._actor = self._hire()
-        self._calls(self._actor.make.remote())
-
-    @property
-    def free(self) -> bool:
-        return self.ready and self.task is None
-
-    def begin(self, task: Task) -> None:
-        self.task = task.number
-        self._calls(self._actor.begin.remote(task))
-
-    def answer(self, goes_on: bool) -> None:
-        self._calls(self._actor.answer.remote(goes_on))
-
-    def heard(self, event: Event | None) -> None:
-        """Its call ended with what it said."""
-        self.call = None
-        if event is None:
-            self.ready = True
-        elif not isinstance(event, Reached):
-            self.task = None
-
-    def hangs(self, patience: float) -> bool:
-        return self.task is not None and self.call is not None and time.monotonic() - self._since > patience
+        self._hired, self._fire = hire, fire
+        super().__init__()
 
     def kill(self) -> None:
         self.call = None
         self._fire(self._actor)
 
-    def _calls(self, call: Any) -> None:
-        self.call, self._since = call, time.monotonic()
+    def _hire(self) -> None:
+        self._actor = self._hired()
+        self.call = self._actor.make.remote()
+
+    def _send(self, word: Word) -> None:
+        self.call = self._actor.told.remote(word)
 
 
 _NODE = "lost its node"

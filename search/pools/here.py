@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from search.pools.pool import Evaluator, Event, Reached, Task, Worker
+from search.pools.pool import Evaluator, Event, Reached, Task, Word, Worker
 
 
 class InProcess:
@@ -15,7 +13,7 @@ class InProcess:
 
     def __init__(self, evaluator: Evaluator) -> None:
         self._worker = Worker(evaluator)
-        self._next: Callable[[], Event] | None = None
+        self._next: Word | None = None
         self._busy = False
 
     @property
@@ -25,16 +23,16 @@ class InProcess:
     def begin(self, task: Task) -> None:
         assert not self._busy
         self._busy = True
-        self._next = lambda: self._worker.begin(task)
+        self._next = task
 
     def answer(self, number: int, goes_on: bool) -> None:
-        self._next = lambda: self._worker.answer(goes_on)
+        self._next = goes_on
 
     def events(self, seconds: float) -> list[Event]:
         if self._next is None:
             return []
-        work, self._next = self._next, None
-        event = work()
+        word, self._next = self._next, None
+        event = self._worker.told(word)
         self._busy = isinstance(event, Reached)
         return [event]
 

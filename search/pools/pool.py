@@ -53,6 +53,10 @@ class Task:
     gate: str
 
 
+# What a driver says to a worker: a task, or whether to go on from a rung.
+Word = Task | bool
+
+
 @dataclass(frozen=True)
 class Reached:
     """A rung: its worker waits for an answer. `scores` are those of the rungs so far."""
@@ -120,15 +124,13 @@ class Worker:
         self._number = -1
         self._rungs: Rungs | None = None
 
-    def begin(self, task: Task) -> Event:
-        """Evaluates a task up to its first rung, or to its end."""
-        self._number = task.number
-        self._rungs = self._evaluator.rungs(task.plan, task.seed, task.gate)
+    def told(self, word: Word) -> Event:
+        """Evaluates a task up to its first rung; goes on from a rung to the next, or ends."""
+        if not isinstance(word, Task):
+            return self._on(lambda rungs: rungs.send(word))
+        self._number = word.number
+        self._rungs = self._evaluator.rungs(word.plan, word.seed, word.gate)
         return self._on(next)
-
-    def answer(self, goes_on: bool) -> Event:
-        """Goes on to the next rung, or ends."""
-        return self._on(lambda rungs: rungs.send(goes_on))
 
     def _on(self, move: Callable[[Rungs], tuple[float, ...]]) -> Event:
         assert self._rungs is not None
@@ -141,6 +143,14 @@ class Worker:
             return Refused(self._number, first_line(error))
         except Exception as error:
             return broken_by(self._number, error)
+
+
+def made(maker: Maker) -> Worker | Refused:
+    """A worker with the evaluator it makes, or what the user must mend before there can be one."""
+    try:
+        return Worker(maker())
+    except (UserError, OSError) as error:
+        return Refused(None, first_line(error))
 
 
 def broken_by(number: int, error: Exception) -> Broken:

@@ -7,24 +7,17 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from search.pools.pool import Broken, Event, Maker, Reached, Refused, Task, Worker
-from space.errors import UserError, first_line
-
-# A worker says nothing for so long at most while it evaluates, or it is taken to hang.
-PATIENCE_SECONDS = 3600.0
-# Workers in a row that may die before they are ready.
-_STILLBORN = 3
-_READY = "ready"
+from search.pools.pool import Event, Maker, Refused, Word, made
+from search.pools.seats import PATIENCE_SECONDS, Seat, SeatedPool
 
 
-class Processes:
+class Processes(SeatedPool["_Seat"]):
     """As many workers as there are `makers`, each of which makes the evaluator of one.
 
     `threads` is how many each computes with. What workers print goes to files of the folder `logs`. One that says
@@ -34,73 +27,49 @@ class Processes:
     def __init__(
         self, makers: Sequence[Maker], threads: int, logs: Path | None = None, patience: float = PATIENCE_SECONDS
     ) -> None:
-        self._patience = patience
-        self._stillborn = 0
         if logs is not None:
             logs.mkdir(parents=True, exist_ok=True)
         files = [None if logs is None else logs / f"worker-{place}.log" for place in range(len(makers))]
-        self._seats = [_Seat(maker, threads, file) for maker, file in zip(makers, files, strict=True)]
-
-    @property
-    def free(self) -> int:
-        return sum(seat.ready and seat.task is None for seat in self._seats)
-
-    def begin(self, task: Task) -> None:
-        next(seat for seat in self._seats if seat.ready and seat.task is None).begin(task)
-
-    def answer(self, number: int, goes_on: bool) -> None:
-        # one that died behind its last words has no task any more
-        for seat in self._seats:
-            if seat.task == number:
-                seat.say(goes_on)
+        super().__init__([_Seat(maker, threads, file) for maker, file in zip(makers, files, strict=True)], patience)
 
     def events(self, seconds: float) -> list[Event]:
         """Raises UserError where workers die one after the other before they are ready."""
-        self._wait(seconds)
-        return [event for seat in self._seats for event in self._of(seat)]
-
-    def close(self) -> None:
-        for seat in self._seats:
-            seat.kill()
-
-    def _wait(self, seconds: float) -> None:
         heard: list[Connection | int] = [seat.pipe for seat in self._seats]
         wait([*heard, *(seat.process.sentinel for seat in self._seats)], seconds)
+        return [event for seat in self._seats for event in self._of(seat)]
 
     def _of(self, seat: _Seat) -> Iterator[Event]:
         """What a worker said; that it died, where it did, behind its last words."""
-        while (event := seat.heard()) is not None:
-            if event == _READY:
-                self._stillborn = 0
-            elif isinstance(event, Event):
-                yield event
-        if seat.process.is_alive() and not seat.hangs(self._patience):
-            return
-        hung = seat.process.is_alive()
-        was, task = seat.ready, seat.task
-        seat.kill()
-        cause = "hung" if hung else _death(seat.process.exitcode)
-        if not was:
-            self._stillborn += 1
-            if self._stillborn >= _STILLBORN:
-                told = f"; the last lines of {seat.log} may say why" if seat.log else ""
-                raise UserError(f"workers die before they are ready ({cause}); try fewer --workers{told}")
-        if task is not None:
-            after = f" for {self._patience:g} seconds" if hung else ""
-            yield Broken(task, f"its worker {cause}", f"its worker {cause}{after}")
-        seat.start()
+        for event in seat.words():
+            yield from self._heard(seat, event)
+        if not seat.process.is_alive():
+            told = f"; the last lines of {seat.log} may say why" if seat.log else ""
+            yield from self._lost(seat, _death(seat.process), f"fewer --workers{told}")
+        elif seat.hangs(self._patience):
+            yield from self._hung(seat)
 
 
-class _Seat:
-    """A worker's place: its process, which is started anew when it died, and the task it has."""
+class _Seat(Seat):
+    """Its worker is a process, at the other end of a pipe."""
 
     def __init__(self, maker: Maker, threads: int, log: Path | None) -> None:
         self._maker, self._threads, self.log = maker, threads, log
-        self.start()
+        super().__init__()
 
-    def start(self) -> None:
+    def words(self) -> Iterator[Event | None]:
+        """What its worker said and nobody heard yet."""
+        # the pipe of one that died ends
+        with suppress(EOFError, OSError):
+            while self.pipe.poll():
+                yield self.pipe.recv()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def _hire(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.ready, self.task, self._said = False, None, time.monotonic()
         self.pipe, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(
             target=_work, args=(self._maker, self._threads, self.log, theirs), daemon=True
@@ -109,40 +78,10 @@ class _Seat:
             self.process.start()
         theirs.close()
 
-    task: int | None
-
-    def begin(self, task: Task) -> None:
-        self.task = task.number
-        self.say(task)
-
-    def say(self, word: Task | bool) -> None:
-        self._said = time.monotonic()
+    def _send(self, word: Word) -> None:
         # one that is dead is noticed by the next look at it
         with suppress(OSError):
             self.pipe.send(word)
-
-    def heard(self) -> Event | str | None:
-        """The next thing it said, if it said any."""
-        try:
-            if not self.pipe.poll():
-                return None
-            event: Event | str = self.pipe.recv()
-        except (EOFError, OSError):
-            return None
-        self._said = time.monotonic()
-        if event == _READY:
-            self.ready = True
-        elif not isinstance(event, Reached):
-            self.task = None
-        return event
-
-    def hangs(self, patience: float) -> bool:
-        return self.task is not None and time.monotonic() - self._said > patience
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
 
 
 @contextmanager
@@ -159,7 +98,10 @@ def _threads(count: int) -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _death(code: int | None) -> str:
+def _death(process: BaseProcess) -> str:
+    # one whose end is not known yet has no status
+    process.join()
+    code = process.exitcode
     if code is None or code >= 0:
         return f"left with status {code}"
     name = signal.Signals(-code).name
@@ -176,18 +118,18 @@ def _work(maker: Maker, threads: int, log: Path | None, pipe: Connection) -> Non
     import torch  # noqa: PLC0415  the process may be a worker of something lighter
 
     torch.set_num_threads(threads)
-    try:
-        worker = Worker(maker())
-    except (UserError, OSError) as error:
-        pipe.send(Refused(None, first_line(error)))
+    worker = made(maker)
+    if isinstance(worker, Refused):
+        pipe.send(worker)
         return
-    pipe.send(_READY)
+    # that it is ready
+    pipe.send(None)
     while True:
         try:
-            word: Task | bool = pipe.recv()
+            word: Word = pipe.recv()
         except EOFError:
             return
-        pipe.send(worker.begin(word) if isinstance(word, Task) else worker.answer(word))
+        pipe.send(worker.told(word))
 
 
 def _follow_driver() -> None:
