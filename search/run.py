@@ -11,7 +11,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from compress.heal import HealSettings
 from models.devices import computing, current
 from search.baselines import Start, few_starts, losses_of, starts
 from search.driving import driver_lock
@@ -32,7 +31,7 @@ from search.shares import Gate
 from search.stopping import Stopping
 from search.study import ASKED, open_study
 from search.warm import best_trials, warm_starts
-from search.workbench import signature
+from search.workbench import TRIAL_HEALING, signature
 from space import VERSION
 from space.bins import SizeRange, format_bytes
 from space.files import write_whole
@@ -84,7 +83,7 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
             fidelity=measured,
             gate=gate,
             signature=(
-                f"{signature(gate.proxy)}|{','.join(settings.directions)}|{HealSettings()}|model {shared['model']}"
+                f"{signature(gate.proxy)}|{','.join(settings.directions)}|{TRIAL_HEALING}|model {shared['model']}"
                 f"|data {shared['data']}|tightfit {VERSION}{current().signature}"
             ),
             shared=shared,

@@ -163,12 +163,18 @@ def nondominated_ranks(scores: Sequence[Score]) -> list[int]:
     """
     table = np.array(scores, dtype=float).reshape(-1, len(Score._fields))
     ranks = np.full(len(scores), len(scores))
-    left, rank = np.flatnonzero(~np.isnan(table[:, 0])), 0
-    while len(left):
-        mine, others = table[left][:, None], table[left][None]
-        beaten = np.any(np.all(others <= mine, axis=2) & np.any(others < mine, axis=2), axis=1)
-        ranks[left[~beaten]] = rank
-        left, rank = left[beaten], rank + 1
+    asked = np.flatnonzero(~np.isnan(table[:, 0]))
+    columns = list(table[asked].T)
+    as_good = np.logical_and.reduce([one[None] <= one[:, None] for one in columns])
+    # a row for each score: those that dominate it, and how many of them have no rank yet
+    by = as_good & ~as_good.T
+    dominators, unranked, rank = by.sum(1), np.ones(len(asked), dtype=bool), 0
+    while unranked.any():
+        front = unranked & (dominators == 0)
+        ranks[asked[front]] = rank
+        dominators -= by[:, front].sum(1)
+        unranked &= ~front
+        rank += 1
     return [int(one) for one in ranks]
 
 

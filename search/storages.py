@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 
 from search.journal import journal_of, open_journal
-from search.storing import PlanStorage
+from search.storing import DrivenStorage, PlanStorage
 from space.errors import UserError, first_line
 
 SQLITE = "sqlite:///"
@@ -75,7 +75,7 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
     try:
         if driven is not None and storage.engine.dialect.name in _LOCKS:
             hold = _Hold(storage.engine, driven)
-        yield storage
+        yield storage if driven is None else DrivenStorage(storage)
     finally:
         # SQLite puts its log into the file once the last connection is closed
         storage.remove_session()

@@ -1,15 +1,17 @@
-"""A trial of hundreds of parameters reaches the database in one statement."""
+"""Studies in a database, as their driver needs them: a trial of hundreds of parameters is one statement, read once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from functools import cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
@@ -41,6 +43,56 @@ class PlanStorage(RDBStorage):
         ]
         session.execute(insert(models.TrialParamModel), rows)
         return trial
+
+
+class DrivenStorage(_CachedStorage):
+    """That of the only process which writes trials: what was read, and not written to since, is as it was.
+
+    Optuna reads every trial that runs again at every look at a study; a driver has as many as it has workers, and
+    looks at every rung.
+    """
+
+    def __init__(self, backend: RDBStorage) -> None:
+        super().__init__(backend)
+        # ids of studies that were read, and of trials that are to be read again
+        self._known: set[int] = set()
+        self._changed: set[int] = set()
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        trial_id = super().create_new_trial(study_id, template_trial)
+        self._changed.add(trial_id)
+        return trial_id
+
+    def set_trial_param(self, trial_id: int, *arguments: Any) -> None:
+        self._changed.add(trial_id)
+        super().set_trial_param(trial_id, *arguments)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        self._changed.add(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        self._changed.add(trial_id)
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._changed.add(trial_id)
+        super().set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._changed.add(trial_id)
+        super().set_trial_system_attr(trial_id, key, value)
+
+    def _read_trials_from_remote_storage(self, study_id: int) -> None:
+        if study_id in self._known:
+            if not self._changed:
+                return
+            study = self._studies[study_id]
+            study.unfinished_trial_ids = set(self._changed)
+            study.last_finished_trial_id = max((trial._trial_id for trial in study.trials.values()), default=-1)
+        super()._read_trials_from_remote_storage(study_id)
+        self._known.add(study_id)
+        self._changed.clear()
 
 
 @cache

@@ -47,8 +47,9 @@ _ERRORS = "errors-{}"
 _MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
 TRIAL_TOLERANCE = 0.03
-# How a trial heals.
-TRIAL_HEALING = HealSettings()
+# How a trial heals: what fewer rows a step come to is so much of a draw that twice as many trials are worth less
+# (decision 0026).
+TRIAL_HEALING = HealSettings(batch_rows=32)
 # Utterances of the proxy role that the first two rungs score; as many as the second scores are translated in the last.
 RUNG_UTTERANCES = (8, 48)
 _BEFORE = {DIVERGENCE: "KL(source||candidate)"}

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,8 @@ _QUIET = {
 }
 # How long a cluster's port is tried.
 _CONNECT_SECONDS = 10.0
+# A cluster may be without a node for a worker for so long: those that went away may come back.
+_ROOMLESS_SECONDS = 600.0
 # What nodes are sent of ours; models and data among it go by themselves, where they are not there.
 _PACKAGES = ("space", "models", "corpora", "compress", "proxies", "scoring", "search")
 _LEFT_BEHIND = ["bundled"]
@@ -123,17 +126,28 @@ class Cluster(SeatedPool["_Seat"]):
     ) -> None:
         import ray  # noqa: PLC0415
 
-        self._ray = ray
+        self._ray, self._room = ray, partial(room_for, cpus, gpus)
+        self._room_seen = time.monotonic()
         hired = ray.remote(_Actor).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)
         super().__init__([_Seat(partial(hired.remote, maker), ray.kill) for _ in range(workers)], patience)
 
     def events(self, seconds: float) -> list[Event]:
-        """Raises UserError where actors die one after the other before they are ready."""
+        """Raises UserError where actors die one after the other before they are ready, and where none can begin."""
+        self._look_for_room()
         found = [event for seat in self._spoke(seconds) for event in self._of(seat)]
         for seat in self._seats:
             if seat.hangs(self._patience):
                 found += self._hung(seat)
         return found
+
+    def _look_for_room(self) -> None:
+        if any(seat.ready for seat in self._seats) or self._room():
+            self._room_seen = time.monotonic()
+        elif time.monotonic() - self._room_seen > _ROOMLESS_SECONDS:
+            raise UserError(
+                f"Ray has had no node with room for a worker for {_ROOMLESS_SECONDS / 60:g} minutes; the same command "
+                "goes on once there is one, or with --worker-cpus and --worker-gpus that nodes have"
+            )
 
     def _spoke(self, seconds: float) -> list[_Seat]:
         """Those whose calls ended; waits for the first one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +23,7 @@ from search.pareto import sampler_over
 from search.pools.cluster import Cluster, connected
 from search.pools.luggage import carrier, packed
 from space.bins import bin_range
+from space.errors import UserError
 from space.genes import HEAL_STEPS
 from space.limits import Limits
 from tests.search import stand
@@ -89,3 +91,14 @@ def test_a_node_that_dies_takes_no_trial_along(nodes: Any, tmp_path: Path) -> No
     assert sorted(ended) == list(range(_TRIALS))
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * _TRIALS
     assert {trial.user_attrs[BREAKS] for trial in study.trials if BREAKS in trial.user_attrs} == {1}
+
+
+def test_a_cluster_without_room_is_waited_for_only_so_long(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.pools.cluster._ROOMLESS_SECONDS", 0.5)
+    with connected(nodes.address), closing(Cluster(partial(stand.stand, tmp_path), 1, cpus=64)) as pool:
+        assert pool.events(0.01) == []
+        time.sleep(0.6)
+        with pytest.raises(UserError, match=r"no node with room .* the same command"):
+            pool.events(0.01)

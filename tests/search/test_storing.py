@@ -1,0 +1,112 @@
+"""The storage of a study's only writer: it reads what changed, and tells what the database has."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
+
+from search.storing import DrivenStorage, PlanStorage
+
+_PLAN = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def driven(url: str) -> optuna.Study:
+    storage = DrivenStorage(PlanStorage(url))
+    return optuna.create_study(
+        storage=storage, study_name="one", directions=["minimize", "minimize"], load_if_exists=True
+    )
+
+
+def fresh(url: str) -> list[FrozenTrial]:
+    return optuna.load_study(storage=RDBStorage(url), study_name="one").trials
+
+
+def step(study: optuna.Study, rng: random.Random) -> None:
+    """Anything a driver does."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    match rng.randrange(7):
+        case 0:
+            study.enqueue_trial({"x": rng.random()}, user_attrs={"kind": rng.random()})
+        case 1:
+            study.ask().suggest_float("x", 0, 1)
+        case 2 | 3:
+            params = {"x": rng.random(), "y": rng.random()}
+            template = create_trial(state=TrialState.RUNNING, params=params, distributions=_PLAN)
+            study._storage.create_new_trial(study._study_id, template)
+        case 4 if running:
+            optuna.Trial(study, rng.choice(running)._trial_id).set_user_attr("begun", (rng.random(), 1))
+        case 5 if running:
+            study.tell(rng.choice(running).number, [rng.random(), 1.0])
+        case 6 if running:
+            study.tell(rng.choice(running).number, state=rng.choice([TrialState.PRUNED, TrialState.FAIL]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_tells_what_the_database_has(url: str, seed: int) -> None:
+    rng, study = random.Random(seed), driven(url)
+    for i in range(60):
+        if i == 30:
+            # another driver, which takes it up
+            study = driven(url)
+        if rng.random() < 0.1:
+            # another study of the same database
+            other = optuna.create_study(storage=RDBStorage(url), study_name=f"{i}", directions=["minimize"] * 2)
+            other.ask()
+        step(study, rng)
+        if rng.random() < 0.7:
+            assert study.trials == fresh(url)
+    assert study.trials == fresh(url)
+    assert len({trial.state for trial in study.trials}) >= 4, "the steps taken are of all kinds"
+
+
+def test_trials_that_run_are_not_read_again(url: str) -> None:
+    study = driven(url)
+    asked = [study.ask() for _ in range(20)]
+    assert len(study.trials) == 20
+    statements: list[str] = []
+    event.listen(
+        study._storage._backend.engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: statements.append(statement),
+    )
+    assert len(study.trials) == 20
+    assert not statements
+    asked[7].set_user_attr("begun", 1)
+    statements.clear()
+    assert study.trials[7].user_attrs == {"begun": 1}
+    looked_up = len(statements)
+    assert looked_up > 0
+    for trial in asked:
+        trial.set_user_attr("begun", 2)
+    statements.clear()
+    assert len(study.trials) == 20
+    assert len(statements) <= looked_up, "as many as for one"
+
+
+def test_a_write_that_fails_is_looked_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = driven(url)
+    trial = study.ask()
+    assert study.trials[0].user_attrs == {}
+    write = PlanStorage.set_trial_user_attr
+
+    def away(storage: PlanStorage, trial_id: int, key: str, value: object) -> None:
+        # the server took it, and was gone before it said so
+        write(storage, trial_id, key, value)
+        raise optuna.exceptions.StorageInternalError
+
+    monkeypatch.setattr(PlanStorage, "set_trial_user_attr", away)
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        trial.set_user_attr("begun", 1)
+    assert study.trials[0].user_attrs == {"begun": 1}
