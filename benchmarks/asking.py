@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, create_trial
 from rich.console import Console
 
-from benchmarks.publish import publish, target, with_earlier
+from benchmarks.publish import in_order, publish, target
 from models.layouts import find_anatomy
 from search.asking import asked
 from search.baselines import least_loss_plan
@@ -133,8 +133,7 @@ def main() -> None:
                         }
                     )
                     Console().print(rows[-1])
-    by = ("storage", "trials", "sampler")
-    rows = sorted(with_earlier("asking", rows, by), key=lambda row: tuple(row[key] for key in by))
+    rows = in_order("asking", rows, ("storage", "trials", "sampler"))
     default = [row for row in rows if row["sampler"] == SearchSettings.sampler and row["trials"] == 1000]
     publish(
         "asking",

@@ -25,7 +25,7 @@ import optuna
 from rich.console import Console
 
 from benchmarks.asking import SQLITE, opened
-from benchmarks.publish import publish, target, with_earlier
+from benchmarks.publish import in_order, publish, target
 from search.baselines import losses_of
 from search.loop import Terms, run_trials
 from search.opening import opened as of_settings
@@ -164,8 +164,7 @@ def main() -> None:
             told = row(study, found.limits, losses, sampler, workers)
         rows.append({"storage": storage.partition("://")[0], "sampler": sampler, **told})
         Console().print(rows[-1])
-    by = ("storage", "sampler", "workers")
-    rows = sorted(with_earlier("driver", rows, by), key=lambda one: tuple(one[key] for key in by))
+    rows = in_order("driver", rows, ("storage", "sampler", "workers"))
     default = [one for one in rows if one["sampler"] == SearchSettings.sampler and one["workers"] == max(WORKERS)]
     publish(
         "driver",

@@ -31,11 +31,16 @@ def publish_bins(
     named = {one["name"] for one in targets}
     bins = {row["bin"] for row in rows} if tuple(by) == ("bin",) else set()
     kept = (one for one in _earlier(name)["targets"] if _bin_of(one) not in bins and one["name"] not in named)
-    rows = with_earlier(name, rows, by)
+    rows = _with_earlier(name, rows, by)
     publish(name, sorted(rows, key=lambda row: int(row["bin"])), sorted([*targets, *kept], key=_bin_of))
 
 
-def with_earlier(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+def in_order(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows among those published before, in the order of what they are told apart `by`."""
+    return sorted(_with_earlier(name, rows, by), key=lambda row: tuple(row[key] for key in by))
+
+
+def _with_earlier(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
     """Rows, and behind them what was published before but for those alike in what they are told apart `by`."""
     now = {tuple(row[key] for key in by) for row in rows}
     return [*rows, *(row for row in _earlier(name)["rows"] if tuple(row[key] for key in by) not in now)]
