@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,9 +95,11 @@ class Shelf:
         path = self._path(name)
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["piece"])
+                kept = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            found = _unpacked(about, tensors)
+            if kept["sum"] != _sum(kept["piece"], tensors):
+                raise ValueError("not as it was written")
+            found = _unpacked(json.loads(kept["piece"]), tensors)
             os.utime(path)
         except FileNotFoundError:
             return None
@@ -110,8 +113,9 @@ class Shelf:
         if self.folder is None:
             return
         tensors, about = _packed(piece)
+        said = json.dumps(about)
         with whole_file(self._path(name), shared=True) as temporary:
-            save_tensors(tensors, temporary, {"piece": json.dumps(about)})
+            save_tensors(tensors, temporary, {"piece": said, "sum": _sum(said, tensors)})
         self._added_bytes += piece.size_bytes
         if self._added_bytes > _WEIGHED_AFTER * self.most_bytes:
             self._added_bytes = 0
@@ -137,6 +141,14 @@ class Shelf:
             taken -= size
             if taken <= _LEFT * self.most_bytes:
                 break
+
+
+def _sum(said: str, tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of a file's contents: a wrong bit would be a wrong score."""
+    found = zlib.crc32(said.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).cpu().numpy().data, found)
+    return f"{found:08x}"
 
 
 def _tensors(matrix: Matrix) -> tuple[Tensor, ...]:

@@ -18,11 +18,24 @@ from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 
 FOLDER = "artifacts"
 _TYPE = "application/octet-stream"
+# Of the attributes in which optuna-dashboard looks for them.
+_PREFIX = "dashboard:artifacts:"
 
 
 def artifact_store(study_folder: Path) -> FileSystemArtifactStore:
     """That of the study in this folder; its own folder need not be there yet."""
     return FileSystemArtifactStore(study_folder / FOLDER)
+
+
+def kept_artifacts(study: optuna.Study, study_folder: Path) -> set[tuple[int, str]]:
+    """The files that trials of the study have: a trial's id and a name for each."""
+    found = set()
+    for key, told in study._storage.get_study_system_attrs(study._study_id).items():
+        if key.startswith(_PREFIX):
+            trial_id, _, artifact_id = key.removeprefix(_PREFIX).partition(":")
+            if (study_folder / FOLDER / artifact_id).is_file():
+                found.add((int(trial_id), str(json.loads(told)["filename"])))
+    return found
 
 
 def keep_artifact(study: optuna.Study, study_folder: Path, trial_id: int, name: str, data: bytes) -> None:
@@ -35,5 +48,5 @@ def keep_artifact(study: optuna.Study, study_folder: Path, trial_id: int, name: 
         (study_folder / FOLDER / artifact_id).unlink(missing_ok=True)
         raise
     meta = ArtifactMeta(artifact_id, name, mimetypes.guess_type(name)[0] or _TYPE, None)
-    key = f"dashboard:artifacts:{trial_id}:{artifact_id}"
+    key = f"{_PREFIX}{trial_id}:{artifact_id}"
     study._storage.set_study_system_attr(study._study_id, key, json.dumps(asdict(meta)))

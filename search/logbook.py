@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from corpora.roles import SAMPLE_RATE, Example
-from search.artifacts import keep_artifact
+from search.artifacts import keep_artifact, kept_artifacts
 from search.finals import Finals
 from search.job import Job
 from search.loop import limits_of
@@ -27,6 +27,8 @@ from space.genes import decode
 
 # After so many trials the study's note says anew how it stands.
 _EVERY = 20
+# The last of a complete trial's own files.
+_PICTURE = "plan.svg"
 
 
 @dataclass
@@ -37,17 +39,20 @@ class Logbook:
     _said: set[str] = field(default_factory=set)
 
     def opened(self) -> None:
-        """Notes what ended while nobody did, and how the study stands."""
+        """Notes what ended while nobody did or could, and how the study stands."""
         trials = self.job.study.get_trials(deepcopy=False)
         with self._or_said("notes"):
-            noted = noted_trials(self.job.study)
+            noted, kept = noted_trials(self.job.study), kept_artifacts(self.job.study, self.job.settings.folder)
             for trial in trials:
+                if (trial._trial_id, _PICTURE) not in kept:
+                    self._drawn(trial)
                 if trial.state.is_finished() and trial._trial_id not in noted:
                     self._noted(trial)
         self._stands(trials)
 
     def ended(self, trial: FrozenTrial) -> None:
         """Notes a trial that has ended."""
+        self._drawn(trial)
         self._noted(trial)
         if (trial.number + 1) % _EVERY == 0:
             self._stands(self.job.study.get_trials(deepcopy=False))
@@ -65,13 +70,17 @@ class Logbook:
                 self._keep_samples(trial, result.get("samples", []))
         self._stands(trials, summary)
 
+    def _drawn(self, trial: FrozenTrial) -> None:
+        """A complete trial has its plan, and a picture of it."""
+        if trial.state != TrialState.COMPLETE:
+            return
+        layout, plan = self.job.source.layout, decode(trial.params, self.job.source.layout)
+        title = f"trial {trial.number}: chrF {100 - trial.values[0]:.1f}, {trial.user_attrs[BYTES]:,} bytes"
+        with self._or_said("artifacts"):
+            self._keep(trial, "plan.json", plan.to_json().encode())
+            self._keep(trial, _PICTURE, plan_picture(layout, plan, title).encode())
+
     def _noted(self, trial: FrozenTrial) -> None:
-        if trial.state == TrialState.COMPLETE:
-            layout, plan = self.job.source.layout, decode(trial.params, self.job.source.layout)
-            title = f"trial {trial.number}: chrF {100 - trial.values[0]:.1f}, {trial.user_attrs[BYTES]:,} bytes"
-            with self._or_said("artifacts"):
-                self._keep(trial, "plan.json", plan.to_json().encode())
-                self._keep(trial, "plan.svg", plan_picture(layout, plan, title).encode())
         with self._or_said("notes"):
             write_note(self.job.study, trial._trial_id, self._note(trial), first=True)
 

@@ -24,6 +24,7 @@ from space.genes import HEAL_STEPS, decode, distributions, encode, repair, swapp
 from space.limits import Limits
 from space.plan import Heal, Plan
 from space.policy import Loss, Policy, multipliers, policy_loss
+from space.spread import spread
 from space.traits import traits
 
 # Policies at random before any is learnt from: about as many as there are multipliers.
@@ -37,6 +38,9 @@ _ASKINGS = _TRIES * _ASKED
 # Of a policy near another: how likely each multiplier changes, by what share of its range, and how far down the ranks
 # the other is on the mean.
 _CHANGED, _STEP, _DOWN = 0.3, 0.15, 3.0
+# Policies that an inner sampler is shown, the best among them: TPE calls a tenth good, at most 25, and takes longer the
+# more there are.
+_SHOWN, _BEST = 250, 25
 # How many deviations a plan may be better than expected.
 _HOPE = 0.5
 
@@ -225,7 +229,7 @@ class PolicySampler(PlanSampler):
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
         known = self._policies_of(trials)
-        policies = ListedStudy(known)
+        policies = ListedStudy(shown(known))
         judges = self._drafting and trial.number % 2 == 1 and len(known) > _FIRST_POLICIES
         judge = self._judge(trials, known) if judges else None
 
@@ -354,6 +358,15 @@ def _sampled(
         if name not in params:
             params[name] = sampler.sample_independent(study, trial, name, distribution)
     return params
+
+
+def shown(known: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Of many trials the best, and some of the others, spread over the study; in their order."""
+    if len(known) <= _SHOWN:
+        return list(known)
+    by_loss = sorted(range(len(known)), key=lambda i: (known[i].values[0], i))
+    others = spread(sorted(by_loss[_BEST:]), _SHOWN - _BEST)
+    return [known[i] for i in sorted([*by_loss[:_BEST], *others])]
 
 
 def _ordered(found: Mapping[str, float]) -> list[float]:

@@ -59,6 +59,19 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes | None) -> N
     assert _same(Shelf(tmp_path).piece("a", _refuse), piece)
 
 
+@pytest.mark.parametrize("place", [0.05, 0.3, 0.6, 0.999])
+def test_a_flipped_bit_is_noticed(tmp_path: Path, place: float) -> None:
+    piece = _piece(0)
+    Shelf(tmp_path).piece("a", lambda: piece)
+    (file,) = tmp_path.glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data))] ^= 1
+    file.write_bytes(data)
+    shelf = Shelf(tmp_path)
+    assert _same(shelf.piece("a", lambda: piece), piece)
+    assert shelf.made == 1
+
+
 def test_what_was_not_asked_for_the_longest_time_goes_first(tmp_path: Path) -> None:
     piece = _piece(0, rows=64)
     Shelf(tmp_path).piece("0", lambda: piece)

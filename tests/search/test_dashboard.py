@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 import launch
-from search.artifacts import FOLDER
+from search.artifacts import FOLDER, kept_artifacts
 from search.dashboard import DashboardSettings, dashboard_server
 from search.study import OBJECTIVES
 from space.plan import plan_from_json
@@ -177,6 +177,11 @@ def test_a_search_goes_on_where_artifacts_cannot_be_kept(
     trials = loaded(study_copy).trials
     assert sum(trial.state == TrialState.COMPLETE for trial in trials[TRIALS:]) >= 1
     assert len(trials) == TRIALS + 8
+    (study_copy / FOLDER).unlink()
+    assert launch.main([*command, "--trials", str(TRIALS + 8)]) == 0
+    kept = kept_artifacts(loaded(study_copy), study_copy)
+    complete = {trial._trial_id for trial in trials if trial.state == TrialState.COMPLETE}
+    assert kept >= {(one, name) for one in complete for name in ("plan.json", "plan.svg")}
 
 
 def test_a_search_goes_on_where_notes_cannot_be_kept(

@@ -8,13 +8,15 @@ from statistics import fmean
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from models.loading import Source
 from search.baselines import least_loss_plan, losses_of
 from search.loop import suggest
 from search.rungs import SeenStudy
-from search.samplers import ALLOCATOR, POLICIES, SAMPLER_NAMES, ListedStudy, PolicySampler, sampler_named
+from search.samplers import ALLOCATOR, POLICIES, SAMPLER_NAMES, ListedStudy, PolicySampler, sampler_named, shown
 from space.bins import bin_range
 from space.choices import choices_of, sizes
 from space.errors import UserError
@@ -205,3 +207,16 @@ def test_of_plans_that_are_drafted_one_is_taken_that_is_made_as_good_ones_are(so
 def test_another_name_is_one_line(source: Source) -> None:
     with pytest.raises(UserError, match="--sampler best: not one of policy"):
         sampler_named("best", limits_of(source), {}, 0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 99), max_size=600))
+def test_of_many_policies_the_best_are_shown(losses: list[int]) -> None:
+    known = [create_trial(values=[float(loss)]) for loss in losses]
+    for number, trial in enumerate(known):
+        trial.number = number
+    found = [trial.number for trial in shown(known)]
+    assert found == sorted(set(found))
+    assert len(found) == min(250, len(losses))
+    by_loss = sorted(range(len(losses)), key=lambda i: (losses[i], i))
+    assert set(by_loss[:25]) <= set(found), "those that TPE calls good, of all and of those it is shown"
