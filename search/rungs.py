@@ -23,8 +23,9 @@ from scipy.optimize import isotonic_regression
 # few get there; the first, on few utterances, knows little and costs little, so it is lax (decision 0018, measured on
 # the bundled model).
 SURVIVAL = (1 / 2, 1 / 6)
-# Until a rung has seen this many trials, all go on.
-_FIRST_TRIALS = 6
+# Until a rung has seen this many trials, all go on; then a trial is held against the last so many. A search gets better:
+# beside all that ever were, most of its later trials are among the best (decision 0028).
+_FIRST_TRIALS, _LAST_TRIALS = 6, 36
 # Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before. With
 # finer ones most plans are behind one that is as close, and the front is plans that are smaller and far off.
 _GRAINS = 10
@@ -139,7 +140,7 @@ def goes_on(
 
 
 def promising(score: Score, earlier: Sequence[Score], survival: float) -> bool:
-    """Whether a score is among the best share `survival` of its rung, itself included; NaN never is.
+    """Whether a score is among the best share `survival` of the last of its rung, itself included; NaN never is.
 
     The fewer fronts lie before it the better. Within its front only those are better that are closer and keep as much.
     """
@@ -147,6 +148,7 @@ def promising(score: Score, earlier: Sequence[Score], survival: float) -> bool:
         return False
     if len(earlier) < _FIRST_TRIALS:
         return True
+    earlier = earlier[-_LAST_TRIALS:]
     ranks = nondominated_ranks([*earlier, score])
     better = sum(
         rank < ranks[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -72,6 +73,15 @@ def test_a_plan_that_keeps_more_goes_on_where_none_that_does_is_closer() -> None
     earlier = [Score(float(n), 50, 12) for n in range(20)]
     assert promising(Score(15.0, 50, 2), earlier, 1 / 3)
     assert not promising(Score(15.0, 50, 2), [*earlier, *(Score(float(n), 50, 0) for n in range(12))], 1 / 3)
+
+
+def test_a_share_is_a_share_where_a_search_gets_better() -> None:
+    rng = random.Random(0)
+    earlier = [Score(30 - 0.015 * n + rng.gauss(0, 1), 10) for n in range(300)]
+    went = [promising(score, earlier[:n], 1 / 6) for n, score in enumerate(earlier)]
+    assert 300 / 6 < sum(went) < 300 / 3, "148 where all that ever were count"
+    closest = min(range(300), key=lambda n: earlier[n])
+    assert went[closest]
 
 
 def test_the_front_goes_on_however_many_they_are() -> None:
