@@ -23,8 +23,8 @@ from scipy.optimize import isotonic_regression
 # few get there; the first, on few utterances, knows little and costs little, so it is lax (decision 0018, measured on
 # the bundled model).
 SURVIVAL = (1 / 2, 1 / 6)
-# Until a rung has seen this many trials, all go on; then a trial is held against the last so many. A search gets better:
-# beside all that ever were, most of its later trials are among the best (decision 0028).
+# Until a rung has seen this many trials, all go on; then a trial is held against the last so many. A search gets
+# better: beside all that ever were, most of its later trials are among the best (decision 0028).
 _FIRST_TRIALS, _LAST_TRIALS = 6, 36
 # Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before. With
 # finer ones most plans are behind one that is as close, and the front is plans that are smaller and far off.
