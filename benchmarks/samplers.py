@@ -19,6 +19,7 @@ and ``python -m benchmarks.curves`` draws them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ from search.rungs import BYTES, DIVERGENCES, REMOVED
 from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, sampler_named
 from search.settings import FORMAT, SearchSettings
 from search.values import Uses
-from search.workbench import Workbench
+from search.workbench import TRIAL_HEALING, Workbench
 from space import VERSION
 from space.choices import Option, choices
 from space.files import write_whole
@@ -214,21 +215,21 @@ def runs_of(at_work: Bench, samplers: Sequence[str], seeds: int, trials: int) ->
 
 
 def healed_losses(at_work: Bench, runs: dict[str, list[dict[str, Any]]], steps: int) -> dict[str, list[list[float]]]:
-    """By sampler, what the best plans of each run are worth healed; a plan that stays best is healed once."""
+    """By sampler, what the best plans of each run are worth healed; a plan that several found is healed once a seed."""
     found: dict[str, list[list[float]]] = {name: [] for name in runs}
     pairs = ((seed, name) for seed in range(max(map(len, runs.values()))) for name in runs)
     for seed, name in pairs:
-        plans = runs[name][seed]["plans"]
-
-        def losses(seed: int = seed, plans: Sequence[str] = plans) -> dict[str, Any]:
-            healed = {text: replace(plan_from_json(text), heal=Heal(steps)) for text in plans}
-            of = {text: at_work.workbench.healed_loss(plan, seed) for text, plan in healed.items()}
-            return {"losses": [of[text] for text in plans]}
-
-        path = FOLDER / "healed" / f"bin{at_work.number}, {name}, seed {seed}, {steps} steps.json"
-        found[name].append(kept(path, f"{at_work.made_of}|{steps}|{seed}|{plans}", losses)["losses"])
+        found[name].append([healed_loss(at_work, plan, seed, steps) for plan in runs[name][seed]["plans"]])
         print(at_work.number, name, seed, "healed", [round(loss, 2) for loss in found[name][-1]], flush=True)
     return found
+
+
+def healed_loss(at_work: Bench, plan: str, seed: int, steps: int) -> float:
+    """What a trial's last rung finds of a plan."""
+    key = f"{at_work.made_of}|{TRIAL_HEALING}|{steps}|{seed}|{plan}"
+    healed = replace(plan_from_json(plan), heal=Heal(steps))
+    path = FOLDER / "healed" / f"bin{at_work.number}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return float(kept(path, key, lambda: {"loss": at_work.workbench.healed_loss(healed, seed)})["loss"])
 
 
 def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges: int) -> tuple[float, int]:
