@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,11 @@ class TakenError(Exception):
     """Another process drives this study from somewhere else."""
 
 
+def shown(url: str) -> str:
+    """A storage's URL as it may be printed: without a password."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+
+
 def file_of(url: str) -> Path | None:
     """The file that is a storage; None of a database behind a network."""
     if url.startswith(SQLITE):
@@ -61,9 +67,9 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
     )
     try:
         storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
-    except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError) as error:
+    except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"--storage {url}: {first_line(error)}; write for instance sqlite:///trials.db, postgresql://host/name or "
+            f"--storage {shown(url)}: {first_line(error)}; write for instance sqlite:///trials.db, postgresql://host/name or "
             "trials.log"
         ) from error
     if url.startswith("sqlite"):
@@ -168,7 +174,7 @@ def storage_errors(url: str) -> Iterator[None]:
             then = (
                 "put a copy in its place, save what can be read by `sqlite3 FILE .recover`, or choose another --study"
             )
-        raise UserError(f"storage {url}: {reason}; {then}") from error
+        raise UserError(f"storage {shown(url)}: {reason}; {then}") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.driving import driven, this_driver
 from search.rungs import settled
 from search.settings import SearchSettings, differing
-from search.storages import SQLITE, TakenError, file_of, storage_errors, storage_of
+from search.storages import SQLITE, TakenError, file_of, shown, storage_errors, storage_of
 from space.errors import UserError
 
 # Two objectives, both minimised.
@@ -39,7 +39,7 @@ def open_study(settings: SearchSettings, shared: dict[str, Any]) -> Iterator[opt
     except TakenError:
         with stored_study(settings.root, settings.study, url, "--study") as study:
             holder = study.user_attrs.get(DRIVER, "another process")
-        raise driven(f"study {settings.study!r} in {url}", holder) from None
+        raise driven(f"study {settings.study!r} in {shown(url)}", holder) from None
 
 
 def _taken_up(storage: BaseStorage, url: str, name: str, shared: dict[str, Any]) -> optuna.Study:
@@ -48,7 +48,7 @@ def _taken_up(storage: BaseStorage, url: str, name: str, shared: dict[str, Any])
     )
     before = study.user_attrs.get(SETTINGS)
     if before is None and (study.get_trials(deepcopy=False) or len(study.directions) != len(OBJECTIVES)):
-        raise UserError(f"study {name!r} in {url} was not made by tightfit; choose another --study")
+        raise UserError(f"study {name!r} in {shown(url)} was not made by tightfit; choose another --study")
     if before is None:
         study.set_metric_names(list(OBJECTIVES))
         study.set_user_attr(SETTINGS, shared)
@@ -75,7 +75,7 @@ def stored_study(root: Path, name: str, url: str | None, option: str) -> Iterato
         try:
             study = optuna.load_study(storage=storage, study_name=name)
         except KeyError as error:
-            raise UserError(f"{option} {name}: no study of this name in {url}; give the name of one there") from error
+            raise UserError(f"{option} {name}: no study of this name in {shown(url)}; give the name of one there") from error
         yield study
 
 

@@ -72,7 +72,7 @@ def _cluster(job: Job) -> Iterator[Pool]:
 
 
 def _told(settings: SearchSettings, bank: Path) -> SearchSettings:
-    """What a worker of a cluster is told: the driver's type of device and precision, and its folders."""
+    """What a worker of a cluster is told: the driver's type of device and precision, and its folders; no storage."""
     compute = settings.compute
     return replace(
         settings,
@@ -81,6 +81,7 @@ def _told(settings: SearchSettings, bank: Path) -> SearchSettings:
         model=str(resolve_model(settings.model).resolve()),
         data=settings.data.resolve(),
         bank=bank.resolve(),
+        storage=None,
     )
 
 

@@ -446,6 +446,18 @@ def test_a_wrong_storage_is_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("place", ["127.0.0.1:1/trials", "host:port/trials", "at@127.0.0.1:1/trials"])
+def test_a_password_is_not_printed(
+    place: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert launch.main([*words, "--trials", "1", "--storage", f"postgresql://me:secret@{place}"]) == 2
+    error = capsys.readouterr().err
+    assert "postgresql://me:***@" in error
+    assert "secret" not in error
+    assert error.count("\n") == 1
+
+
 def test_a_talk_in_two_roles_and_a_missing_reference_are_one_line(
     model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
