@@ -69,8 +69,8 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
         storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"--storage {shown(url)}: {first_line(error)}; write for instance sqlite:///trials.db, postgresql://host/name or "
-            "trials.log"
+            f"--storage {shown(url)}: {first_line(error)}; write for instance sqlite:///trials.db, "
+            "postgresql://host/name or trials.log"
         ) from error
     if url.startswith("sqlite"):
         event.listen(storage.engine, "connect", _log_ahead)

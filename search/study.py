@@ -75,7 +75,9 @@ def stored_study(root: Path, name: str, url: str | None, option: str) -> Iterato
         try:
             study = optuna.load_study(storage=storage, study_name=name)
         except KeyError as error:
-            raise UserError(f"{option} {name}: no study of this name in {shown(url)}; give the name of one there") from error
+            raise UserError(
+                f"{option} {name}: no study of this name in {shown(url)}; give the name of one there"
+            ) from error
         yield study
 
 
