@@ -65,11 +65,8 @@ def open_bank(bank: Path, size: str, *, model: str, data: str, languages: Sequen
     Raises UserError for no size.
     """
     most_bytes = bytes_of(size, "--bank-size")
-    about: dict[str, Any] = {"format": _FORMAT, "model": model, "data": data, "languages": list(languages)}
-    if current().signature:
-        about["computed"] = current().name
-    text = json.dumps(about, indent=1)
-    folder = bank / hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = _about_bank(model, data, languages)
+    folder = bank / bank_fingerprint(model, data, languages)
     if bank.exists() and not bank.is_dir():
         raise UserError(f"--bank {bank}: is a file; give a folder")
     if not (folder / _ABOUT).exists():
@@ -77,6 +74,18 @@ def open_bank(bank: Path, size: str, *, model: str, data: str, languages: Sequen
     for half_written in (folder, folder / _PIECES):
         sweep(half_written)
     return BankFolder(folder, Shelf(folder / _PIECES, most_bytes))
+
+
+def bank_fingerprint(model: str, data: str, languages: Sequence[str]) -> str:
+    """A hash of everything that pieces and facts are made from, and of how; the name of their folder."""
+    return hashlib.sha256(_about_bank(model, data, languages).encode()).hexdigest()[:16]
+
+
+def _about_bank(model: str, data: str, languages: Sequence[str]) -> str:
+    about: dict[str, Any] = {"format": _FORMAT, "model": model, "data": data, "languages": list(languages)}
+    if current().signature:
+        about["computed"] = current().name
+    return json.dumps(about, indent=1)
 
 
 def measured_sensitivities(workbench: Workbench, layout: Layout, console: Console) -> Sensitivities:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from models.devices import computing, current
+from search.banking import bank_fingerprint
 from search.baselines import Start, few_starts, losses_of, starts
 from search.driving import driver_lock
 from search.fidelity import kept_fidelity
@@ -35,6 +36,7 @@ from search.workbench import TRIAL_HEALING, signature
 from space import VERSION
 from space.bins import SizeRange, format_bytes
 from space.files import write_whole
+from space.genes import space_fingerprint
 from space.limits import Limits
 from space.plan import Heal
 from space.policy import Loss
@@ -59,7 +61,14 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     check_pool(settings)
     source = found.source
     ranges = [one.size_range for one in found.ranges]
-    shared = comparability(settings, ranges, model=found.model, data=found.data)
+    shared = comparability(
+        settings,
+        ranges,
+        model=found.model,
+        data=found.data,
+        space=space_fingerprint(source.layout, settings.trial_heal_steps),
+        bank=bank_fingerprint(found.model, found.data, settings.languages),
+    )
     warm = best_trials(settings, shared)
     with driver_lock(settings.folder, settings.storage), open_study(settings, shared) as study:
         console.print(

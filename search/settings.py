@@ -181,15 +181,20 @@ def check_directions(directions: Sequence[str]) -> None:
 
 
 def comparability(
-    settings: SearchSettings, size_ranges: Sequence[SizeRange], *, model: str, data: str
+    settings: SearchSettings, size_ranges: Sequence[SizeRange], *, model: str, data: str, space: str, bank: str
 ) -> dict[str, Any]:
-    """What must stay as it is for a study's trials to be comparable; stored with the study."""
+    """What must stay as it is for a study's trials to be comparable; stored with the study.
+
+    Of model, data, space and bank their fingerprints.
+    """
     edges = [{key: value for key, value in asdict(one).items() if key != "units"} for one in size_ranges]
     return {
         "format": FORMAT,
         "range": edges if settings.pareto else edges[0],
         "model": model,
         "data": data,
+        "space": space,
+        "bank": bank,
         "langs": list(settings.directions),
         "sampler": settings.sampler,
         "seed": settings.seed,

@@ -16,12 +16,14 @@ from search.driving import driven, this_driver
 from search.rungs import settled
 from search.settings import SearchSettings, differing
 from search.storages import SQLITE, TakenError, file_of, shown, storage_errors, storage_of
+from space import VERSION
 from space.errors import UserError
 
 # Two objectives, both minimised.
 OBJECTIVES = ("100 - chrF after healing", "bytes")
-# Attributes of a study: what its trials share, how many trials it was last asked for, and who drives it or did last.
-SETTINGS, ASKED, DRIVER = "settings", "trials", "driver"
+# Attributes of a study: what its trials share, how many trials it was last asked for, who drives it or did last, and
+# the version of the code that did.
+SETTINGS, ASKED, DRIVER, CODE = "settings", "trials", "driver", "tightfit"
 # In a study's folder: what is made if no storage is named, and what a journal may be called to be listed, too.
 FILE, JOURNAL_FILE = "study.db", "study.log"
 
@@ -55,6 +57,7 @@ def _taken_up(storage: BaseStorage, url: str, name: str, shared: dict[str, Any])
     else:
         _refuse_difference(name, before, shared)
     study.set_user_attr(DRIVER, this_driver())
+    study.set_user_attr(CODE, VERSION)
     return study
 
 

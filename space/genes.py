@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, distribution_to_json
 
 from space.choices import PARTS, VOCABULARY, Option, choices_of, hears, is_hearing, place, plan_of, sizes, sublayer
 from space.layout import Layout, Tower
@@ -44,6 +46,18 @@ def distributions(layout: Layout, heal_steps: int = HEAL_STEPS) -> dict[str, Bas
         "heal_rate": CategoricalDistribution(HEAL_RATES),
     }
     return space
+
+
+def space_fingerprint(layout: Layout, heal_steps: int = HEAL_STEPS) -> str:
+    """A hash of everything that may be chosen: parameters, their ranges, and the sizes that their numbers stand for."""
+    told = {
+        "parameters": {
+            name: distribution_to_json(one) for name, one in sorted(distributions(layout, heal_steps).items())
+        },
+        "sizes": {tower.name: {part: list(sizes(tower, part)) for part in PARTS} for tower in layout.towers},
+        "vocabulary": list(layout.vocabulary_sizes),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def decode(params: Mapping[str, Any], layout: Layout) -> Plan:

@@ -106,7 +106,8 @@ def test_numbers_say_what_they_were_computed_on_but_for_what_they_always_were(
     for compute in (PLAIN, Compute(precision=torch.bfloat16), GPU, Compute(torch.device("cuda", 0), torch.bfloat16)):
         with computing(compute):
             banks.append(open_bank(folder, "1GB", model="m", data="d", languages=("de",)).path)
-            shared.append(comparability(SearchSettings("s", 1, bin=3), [SizeRange("any", 0, 1)], model="m", data="d"))
+            made_of = {"model": "m", "data": "d", "space": "s", "bank": "b"}
+            shared.append(comparability(SearchSettings("s", 1, bin=3), [SizeRange("any", 0, 1)], **made_of))
     assert len(set(banks[:3])) == 3
     assert banks[2] == banks[3]
     before = {key: value for key, value in shared[0].items() if key != "computed"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -29,6 +30,7 @@ from search.rungs import settled
 from search.settings import FORMAT, SearchSettings
 from search.study import open_study
 from search.workbench import by_turns, counted, make_workbench
+from space import VERSION
 from space.bins import bin_range, max_size_range
 from space.fill import filled
 from space.genes import decode
@@ -253,6 +255,15 @@ def test_results_of_other_plans_in_the_folder_are_not_reported(
         plan = plan_from_json((tmp_path / finalist["path"] / "plan.json").read_text())
         tried = decode(trial.params, source.layout)
         assert replace(plan, heal=tried.heal) == filled(tried, limits)
+
+
+def test_a_study_says_what_it_is_of(finished: Path) -> None:
+    (study,) = optuna.get_all_study_names(f"sqlite:///{finished / 'studies/bin2/study.db'}")
+    found = optuna.load_study(study_name=study, storage=f"sqlite:///{finished / 'studies/bin2/study.db'}").user_attrs
+    assert found["tightfit"] == VERSION
+    assert found["settings"]["format"] == FORMAT
+    assert all(re.fullmatch("[0-9a-f]{16}", found["settings"][part]) for part in ("model", "data", "space", "bank"))
+    assert (finished / "studies/bank" / found["settings"]["bank"]).is_dir()
 
 
 def test_other_settings_are_refused_with_the_difference_named(

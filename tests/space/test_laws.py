@@ -15,7 +15,7 @@ from models.layouts import find_anatomy
 from space.bins import BIN_NUMBERS, BINARY, REFERENCE_BYTES, SizeRange, bin_of, bin_range, format_bytes, max_size_range
 from space.choices import Option, choices_of, hears, plan_of
 from space.errors import UserError
-from space.genes import Knob, decode, distributions, encode, knobs, repair, swapped
+from space.genes import Knob, decode, distributions, encode, knobs, repair, space_fingerprint, swapped
 from space.layout import Layout, layout_from_config
 from space.limits import Limits, largest_plan, smallest_plan
 from space.pins import read_pins
@@ -312,3 +312,15 @@ def test_pins_that_make_a_bin_impossible_are_refused_by_name() -> None:
         smallest_plan(limits_of(SMALL, 1, ["decoder.attention:gone"]))
     with pytest.raises(UserError, match="leave nothing to choose"):
         read_pins(["decoder.0:gone", "decoder.0:keep"], SMALL)
+
+
+def test_a_space_is_told_by_its_fingerprint() -> None:
+    same = space_fingerprint(SMALL, 50)
+    assert same == space_fingerprint(replace(SMALL), 50)
+    others = [
+        space_fingerprint(SMALL, 48),
+        space_fingerprint(replace(SMALL, rates=SMALL.rates[:-1]), 50),
+        space_fingerprint(replace(SMALL, vocabulary_sizes=(100, SMALL.vocabulary)), 50),
+        space_fingerprint(replace(SMALL, encoder=None), 50),
+    ]
+    assert len({same, *others}) == len(others) + 1
