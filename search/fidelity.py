@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from transformers import PreTrainedModel
 
@@ -30,12 +31,12 @@ from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Tryout
 from search.baselines import least_loss_plan, starts
 from search.finalists import Exam, mean_chrf, read_keyed
-from search.gates import FIRST_UTTERANCES, GATES, RUNG_UTTERANCES, Gate
+from search.gates import DIVERGENCE, FIRST_UTTERANCES, GATES, RUNG_UTTERANCES, Gate
 from search.kept import RESULT, made_of
 from search.locks import alone
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.progress import progress_on
-from search.rungs import Score, grains
+from search.rungs import LEARNT, Score, Standing, expected, grains, settle
 from search.samplers import POLICY_GAP, trial_seed
 from search.settings import SearchSettings
 from search.shares import Cost, Ranked, gate_for, shares_for
@@ -44,9 +45,11 @@ from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
 from space.files import write_whole
 from space.genes import repair
+from space.layout import Layout
 from space.limits import Limits
 from space.plan import NO_HEAL, Heal, Plan, removed_sublayers
 from space.policy import Loss, multipliers, policy_loss
+from space.traits import traits
 
 _FEWEST_PLANS = 8
 # Options that a plan near the front and its neighbour differ in.
@@ -55,6 +58,9 @@ _CHANGES = 3
 _NEAR, _TRIES = 12, 20
 # Every size that a rung may have.
 UTTERANCES = tuple(sorted({*FIRST_UTTERANCES, *RUNG_UTTERANCES}))
+# The names of what a trial's last rung finds begin so; what a study that has all other plans for trials would expect of
+# one at a rung, and what it makes of the last rung's findings.
+HEALED, EXPECTED, SETTLED = "healed", "expected loss", "healed, settled loss"
 # What plans are ranked by in the end, by name and whether they are healed for it.
 FULL = {"unhealed": False, "healed": True}
 
@@ -100,6 +106,7 @@ def _measured(settings: FidelitySettings, console: Console) -> dict[str, Any]:
                 progress.update(task, advance=1)
                 if not console.is_terminal:
                     console.print(f"plan {number + 1} of {len(plans)}")
+        rows = foreseen([plan for _, plan in plans], rows, found.source.layout)
         with console.status("correlations and their intervals"):
             correlations = table(rows, settings.search.seed)
             gates = _gates([plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed)
@@ -123,7 +130,7 @@ def _gates(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: i
     A search's trials are plans near the front.
     """
     near = [(plan, row) for plan, row in zip(plans, rows, strict=True) if row["kind"] != "random"]
-    healed = next(proxy for proxy in rows[0]["cheap"] if proxy.startswith("healed"))
+    healed = healed_names(rows)[0]
 
     def ranked(plan: Plan, row: dict[str, Any], names: Sequence[str]) -> Ranked:
         size, removed = grains(row["bytes"], bound_bytes), removed_sublayers(plan)
@@ -139,6 +146,41 @@ def _gates(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: i
         names = [f"{proxy}, {utterances}" for utterances in sizes]
         shares = shares_for([ranked(plan, row, names) for plan, row in near], seed)
         found[Gate(proxy, sizes, shares)] = Cost(tuple(map(seconds, names)), seconds(healed)).of(shares)
+    return found
+
+
+def healed_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a trial's last rung finds, chrF and divergence, is called so among the cheap scores."""
+    return [proxy for proxy in rows[0]["cheap"] if proxy.startswith(HEALED)]
+
+
+def foreseen(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], layout: Layout) -> list[dict[str, Any]]:
+    """Rows with what a study would make of each plan that has the others for trials, where they are enough.
+
+    The loss it expects at each rung (`search.rungs.expected`), and the settled loss after healing (`settle`).
+    """
+    healed = [[row["cheap"][name]["score"] for row in rows] for name in healed_names(rows)]
+    scores = [tuple(row["cheap"][f"{DIVERGENCE}, {n}"]["score"] for n in RUNG_UTTERANCES) for row in rows]
+    if len(rows) <= LEARNT or not np.isfinite([*healed, *zip(*scores, strict=True)]).all():
+        return list(rows)
+    told = [
+        Standing(score, row["bytes"], removed_sublayers(plan), 0, traits(plan, layout))
+        for score, row, plan in zip(scores, rows, plans, strict=True)
+    ]
+    losses, found = settle(*healed), []
+    for i, row in enumerate(rows):
+        settled = settle(*([*one[:i], *one[i + 1 :]] for one in healed))
+        others = [replace(one, loss=loss) for one, loss in zip([*told[:i], *told[i + 1 :]], settled, strict=True)]
+        cheap = row["cheap"]
+        more = {
+            f"{EXPECTED}, {n}": {
+                "score": float(expected([told[i]], others, rung)[0]),
+                "seconds": cheap[f"{DIVERGENCE}, {n}"]["seconds"],
+            }
+            for rung, n in enumerate(RUNG_UTTERANCES)
+        }
+        more[SETTLED] = {"score": losses[i], "seconds": cheap[healed_names(rows)[-1]]["seconds"]}
+        found.append({**row, "cheap": {**cheap, **more}})
     return found
 
 
@@ -197,7 +239,7 @@ class Examination:
         search = self.settings.search
         return (
             f"chrF2 on select|{search.finalist_heal_steps} steps, {self.healing}|seed {search.seed}"
-            f"|rungs of {UTTERANCES}|{', '.join((*self.errors, *GATES, self._healed))}|{','.join(search.directions)}"
+            f"|rungs of {UTTERANCES}|{', '.join((*self.errors, *GATES, *self._healed))}|{','.join(search.directions)}"
             f"{made_of(self.opened.model, self.opened.data)}"
         )
 
@@ -232,9 +274,10 @@ class Examination:
             started, scores = time.monotonic(), scored(candidate, plan.vocabulary, UTTERANCES)
             for utterances, score in zip(UTTERANCES, scores, strict=True):
                 yield f"{name}, {utterances}", {"score": score, "seconds": time.monotonic() - started}
-        search = self.settings.search
-        whole = replace(plan, heal=Heal(search.trial_heal_steps))
-        yield self._healed, _timed(lambda: workbench.healed_loss(whole, search.seed))
+        search, started = self.settings.search, time.monotonic()
+        model = workbench.healed(replace(plan, heal=Heal(search.trial_heal_steps)), search.seed)
+        for name, score in zip(self._healed, workbench.worth(model, plan.vocabulary), strict=True):
+            yield name, {"score": score, "seconds": time.monotonic() - started}
 
     def _full(self, plan: Plan, candidate: Assembled) -> Iterator[tuple[str, _Timed]]:
         search = self.settings.search
@@ -256,9 +299,13 @@ class Examination:
         return option_errors(self.workbench)
 
     @property
-    def _healed(self) -> str:
-        """The name of what a trial's last rung finds."""
-        return f"healed {self.settings.search.trial_heal_steps} steps, chrF, {UTTERANCES[-1]}"
+    def _healed(self) -> tuple[str, str]:
+        """The names of what a trial's last rung finds."""
+        steps = self.settings.search.trial_heal_steps
+        return (
+            f"{HEALED} {steps} steps, chrF, {UTTERANCES[-1]}",
+            f"{HEALED} {steps} steps, divergence, {UTTERANCES[-1]}",
+        )
 
 
 _Timed = dict[str, float]

@@ -29,7 +29,7 @@ _FIRST_TRIALS, _LAST_TRIALS = 6, 36
 _GRAINS = 10
 _LEAST = 1e-9
 # Complete trials from which losses are expected by what plans are made of, and the prices of weights before and then.
-_LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
+LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
 # Losses (100 - chrF) are told apart from here up, and none is expected below the best by more than this factor.
 _LEAST_LOSS, _BETTER = 0.5, 4.0
 # Attributes of trials: divergence, or the study's other gate, at each rung before healing; seconds up to each rung
@@ -84,14 +84,21 @@ def settled(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     regression of all losses on these divergences, and a quarter of what is left to the one found.
     """
     known = [i for i, one in enumerate(trials) if one.state == TrialState.COMPLETE and _healed(one)]
-    known.sort(key=lambda i: trials[i].user_attrs[HEALED])
+    losses = [trials[i].values[0] for i in known]
     found = list(trials)
-    if known:
-        losses = np.array([trials[i].values[0] for i in known])
-        smooth = isotonic_regression(losses).x
-        for i, loss in zip(known, smooth + _OWN * (losses - smooth), strict=True):
-            found[i] = _completed(trials[i], float(loss), trials[i].values[1])
+    for i, loss in zip(known, settle(losses, [trials[i].user_attrs[HEALED] for i in known]), strict=True):
+        found[i] = _completed(trials[i], loss, trials[i].values[1])
     return found
+
+
+def settle(losses: Sequence[float], divergences: Sequence[float]) -> list[float]:
+    """Losses of healings, settled by the divergences after them; all are numbers."""
+    order = np.argsort(divergences, kind="stable")
+    found = np.array(losses, dtype=float)
+    if len(found):
+        smooth = isotonic_regression(found[order]).x
+        found[order] = smooth + _OWN * (found[order] - smooth)
+    return [float(one) for one in found]
 
 
 def _healed(trial: FrozenTrial) -> bool:
@@ -127,7 +134,7 @@ def goes_on(
     there = [*(one for one in earlier if len(one.divergences) > rung and one.range == mine.range), mine]
     complete = [one for one in earlier if one.loss is not None and _scored(one)]
     size = [grains(one.size_bytes, bound_bytes) for one in there]
-    if len(complete) < _LEARNT or not all(one.traits for one in (*there, *complete)):
+    if len(complete) < LEARNT or not all(one.traits for one in (*there, *complete)):
         scores = [Score(one.divergences[rung], of, one.removed) for one, of in zip(there, size, strict=True)]
     else:
         scores = [Score(float(loss), of) for loss, of in zip(expected(there, complete, rung), size, strict=True)]
@@ -236,7 +243,7 @@ def expected(asked: Sequence[Standing], complete: Sequence[Standing], rung: int)
     complete trials on also on what plans are made of (decision 0019). Of two plans that are otherwise alike the closer
     one is never expected to be worse, be it closer than any before. NaN of trials whose divergence is none.
     """
-    learnt = len(complete) >= _LEARNT
+    learnt = len(complete) >= LEARNT
     names = sorted(set.intersection(*(set(one.traits) for one in (*complete, *asked)))) if learnt else []
     table, wanted = _features(complete, rung, names), _features(asked, rung, names)
     losses = np.log([max(_LEAST_LOSS, _loss(one)) for one in complete])

@@ -116,15 +116,17 @@ class Workbench:
             if not (yield tuple(scores)):
                 return Evaluation(tuple(scores), tuple(seconds))
         model = self.healed(plan, seed) if plan.heal.steps else candidate.model
-        loss, divergence = self._loss(model, plan.vocabulary), self.divergence(model, plan.vocabulary)
+        loss, divergence = self.worth(model, plan.vocabulary)
         return Evaluation(tuple(scores), (*seconds, time.monotonic() - started), loss, divergence)
 
     def healed_loss(self, plan: Plan, seed: int) -> float:
         """What the last rung finds of a plan behind its steps of healing: 100 less chrF of translations."""
-        return self._loss(self.healed(plan, seed), plan.vocabulary)
+        return self.worth(self.healed(plan, seed), plan.vocabulary)[0]
 
-    def _loss(self, model: PreTrainedModel, vocabulary: int) -> float:
-        return self.translations(model, vocabulary, RUNG_UTTERANCES[-1])
+    def worth(self, model: PreTrainedModel, vocabulary: int) -> tuple[float, float]:
+        """What the last rung finds of a model: 100 less chrF of its translations, and its divergence."""
+        loss = self.translations(model, vocabulary, RUNG_UTTERANCES[-1])
+        return loss, self.divergence(model, vocabulary)
 
     def healed(self, plan: Plan, seed: int, healing: HealSettings = TRIAL_HEALING) -> PreTrainedModel:
         """A plan carried out with its steps of healing; coded as closely as trials are."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import spearmanr
 
 import launch
 from search.baselines import losses_of
-from search.fidelity import fidelity_plans
+from search.fidelity import fidelity_plans, foreseen
 from search.gates import FIRST_UTTERANCES, GATES, Gate
 from search.kept import kept_fidelity
 from search.shares import LADDER
 from space.bins import bin_range
 from space.limits import Limits
+from space.plan import Plan, removed_sublayers
 from tests.tiny import load_tiny
 
 PLANS = 8
@@ -45,7 +48,8 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
 
     found = run(PLANS)
     running = [f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (4, 8, 16, 24, 48)]
-    proxies = ["weight error", "gradient", *running, "healed 4 steps, chrF, 48"]
+    healed = ["healed 4 steps, chrF, 48", "healed 4 steps, divergence, 48"]
+    proxies = ["weight error", "gradient", *running, *healed]
     assert list(dict.fromkeys(row["proxy"] for row in found["table"])) == proxies
     assert len(found["table"]) == len(proxies) * 4
     assert [plan["kind"] for plan in found["plans"]] == ["random", "policy", "random", "near a start"] * (PLANS // 4)
@@ -73,7 +77,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     assert kept.gate == kept.with_shares(kept.gate)
     assert kept.compares_sizes
     summary = kept.summary(Gate("loss", (16, 48)))
-    assert list(summary["spearman"]) == ["loss, 16", "loss, 48", "healed 4 steps, chrF, 48"]
+    assert list(summary["spearman"]) == ["loss, 16", "loss, 48", *healed]
     for proxy, found_ranks in summary["spearman"].items():
         assert list(found_ranks) == [ranks["healed", proxy, group] for group in ("all", "best quarter")]
     for plan in again["plans"]:
@@ -106,6 +110,41 @@ def test_plans_are_distinct_and_inside_the_limits(tmp_path: Path) -> None:
     assert plans == fidelity_plans(limits, losses, 20, seed=1)
     assert plans[:12] == fidelity_plans(limits, losses, 12, seed=1)
     assert plans != fidelity_plans(limits, losses, 20, seed=2)
+
+
+def test_what_a_study_expects_of_a_plan_is_learnt_from_the_others(tmp_path: Path) -> None:
+    source = load_tiny(tmp_path)
+    limits = Limits(source.layout, bin_range(2, source.layout.source_bytes), source.fixed_bytes)
+    plans = [plan for _, plan in fidelity_plans(limits, losses_of(limits, source.vocabulary.coverage), 40, seed=1)]
+    rng = random.Random(0)
+
+    def row(plan: Plan) -> dict[str, Any]:
+        divergence, removed = rng.lognormvariate(-1, 1), removed_sublayers(plan)
+        # what keeps less heals worse than it looks, and one healing is a draw
+        loss = 20 * divergence * 1.5**removed * rng.lognormvariate(0, 0.3)
+        scores = {"divergence, 8": divergence * rng.lognormvariate(0, 0.1), "divergence, 48": divergence}
+        healed = {"healed 4 steps, chrF, 48": loss, "healed 4 steps, divergence, 48": loss / 20}
+        cheap = {name: {"score": score, "seconds": 1.0} for name, score in {**scores, **healed}.items()}
+        return {"bytes": limits.bytes_of(plan), "cheap": cheap}
+
+    rows = [row(plan) for plan in plans]
+    found = foreseen(plans, rows, source.layout)
+
+    def scores(rows: list[dict[str, Any]], name: str) -> list[float]:
+        return [one["cheap"][name]["score"] for one in rows]
+
+    truth = scores(found, "healed 4 steps, chrF, 48")
+    assert (
+        spearmanr(scores(found, "expected loss, 48"), truth).statistic
+        > spearmanr(scores(found, "divergence, 48"), truth).statistic
+    )
+    assert sum(scores(found, "healed, settled loss")) == pytest.approx(sum(truth))
+    # of the plan's own healing it knows nothing
+    rows[7]["cheap"]["healed 4 steps, chrF, 48"] = {"score": 99.0, "seconds": 1.0}
+    again = foreseen(plans, rows, source.layout)
+    assert scores(again, "expected loss, 48")[7] == pytest.approx(scores(found, "expected loss, 48")[7])
+    assert scores(again, "expected loss, 48")[8] != scores(found, "expected loss, 48")[8]
+    assert foreseen(plans[:20], rows[:20], source.layout) == rows[:20], "too few to learn from"
 
 
 @pytest.mark.parametrize(
