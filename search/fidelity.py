@@ -280,14 +280,17 @@ class Examination:
             yield name, {"score": score, "seconds": time.monotonic() - started}
 
     def _full(self, plan: Plan, candidate: Assembled) -> Iterator[tuple[str, _Timed]]:
-        search = self.settings.search
-        whole = replace(plan, heal=Heal(search.finalist_heal_steps))
-
-        def healed() -> float:
-            return self._loss(self.workbench.healed(whole, search.seed, self.healing), plan.vocabulary)
-
+        seed = self.settings.search.seed
         for name, is_healed in FULL.items():
-            yield name, _timed(healed if is_healed else lambda: self._loss(candidate.model, plan.vocabulary))
+            scored = (
+                partial(self.healed, plan, seed) if is_healed else partial(self._loss, candidate.model, plan.vocabulary)
+            )
+            yield name, _timed(scored)
+
+    def healed(self, plan: Plan, seed: int) -> float:
+        """The full evaluation of a plan that is healed with a seed: 100 less the mean chrF on the select role."""
+        whole = replace(plan, heal=Heal(self.settings.search.finalist_heal_steps))
+        return self._loss(self.workbench.healed(whole, seed, self.healing), plan.vocabulary)
 
     def _loss(self, model: PreTrainedModel, vocabulary: int) -> float:
         """100 less the mean chrF over directions on the select role."""
