@@ -12,6 +12,9 @@ from compress.predictions import joined
 from models.devices import device_of
 from models.inputs import MOST_POSITIONS, by_length, make_batch, target_logits
 from models.loading import pad_token
+from models.room import Room
+
+_ROOM = Room()
 
 
 @torch.no_grad()
@@ -22,10 +25,11 @@ def divergence(model: PreTrainedModel, lessons: Sequence[Lesson], most_positions
     divergence of whole texts. Lower is better; 0 for the source itself.
     """
     pad, device = pad_token(model), device_of(model)
-    total, tokens = 0.0, 0
-    for batch in by_length([lesson.row for lesson in lessons], most_positions):
-        chosen = [lessons[i] for i in batch]
-        student = target_logits(model, make_batch([x.row for x in chosen], pad).to(device)).log_softmax(-1)
-        total += float(joined([x.teacher for x in chosen]).to(device).divergence(student))
-        tokens += sum(x.source_tokens for x in chosen)
-    return total / tokens
+    rows = [lesson.row for lesson in lessons]
+
+    def summed(batch: Sequence[int]) -> float:
+        student = target_logits(model, make_batch([rows[i] for i in batch], pad).to(device)).log_softmax(-1)
+        return float(joined([lessons[i].teacher for i in batch]).to(device).divergence(student))
+
+    total = sum(found for batch in by_length(rows, most_positions) for _, found in _ROOM.each(rows, batch, summed))
+    return total / sum(lesson.source_tokens for lesson in lessons)

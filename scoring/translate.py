@@ -12,8 +12,10 @@ from corpora.roles import Example
 from models.devices import HOST, device_of, in_precision
 from models.inputs import Batch, Row, embed, make_batch, make_row, read_utterance
 from models.loading import pad_token
+from models.room import Room
 
 MAX_NEW_TOKENS = 256
+_ROOM = Room()
 # Decoding as it stands in signatures: a token for each audio token (40 ms of speech) and 16 more are plenty, and so
 # are twice the tokens of a text and its instruction.
 DECODING = f"greedy, at most audio tokens + 16 (text: twice the prompt) and {MAX_NEW_TOKENS} tokens"
@@ -35,10 +37,11 @@ def translate(
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
     texts = [""] * len(rows)
     for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        for index, text in zip(chosen, _generate(model, processor, [rows[i] for i in chosen]), strict=True):
-            texts[index] = text
-        progress(len(chosen))
+        batch = order[start : start + batch_size]
+        for part, found in _ROOM.each(rows, batch, lambda part: _generate(model, processor, [rows[i] for i in part])):
+            for index, text in zip(part, found, strict=True):
+                texts[index] = text
+            progress(len(part))
     return texts
 
 
