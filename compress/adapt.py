@@ -17,12 +17,15 @@ from transformers import PreTrainedModel
 from compress.heal import _order, _targets
 from models.anatomy import audio_tower
 from models.devices import device_of
-from models.inputs import Row, batches, make_batch, target_logits
+from models.inputs import Row, make_batch, target_logits
 from models.loading import pad_token
+from models.room import Room
 from space.errors import UserError
 
 # AdamW's moments, and what they are called in a State.
 _MOMENTS = {"first": "exp_avg", "second": "exp_avg_sq"}
+# Of a step, and of a look at the held-out rows.
+_TRAINING, _HELD_OUT = Room(), Room()
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,6 @@ def adapt(
     `keep` is handed the state after every look at the held-out rows; with such a state as `start` training goes on to
     the same bits as without a stop. Raises UserError where a loss is not finite.
     """
-    pad = pad_token(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         merge = METHODS[settings.method](model.eval(), settings)
@@ -91,10 +93,7 @@ def adapt(
     for step in range(state.step, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.peak_rate * min((step + 1) / max(1, settings.steps // 10), 1 - step / settings.steps)
-        batch = make_batch(batches_of_rows[step], pad).to(device_of(model))
-        loss = nn.functional.cross_entropy(target_logits(model, batch), batch.targets)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        _backward(model, batches_of_rows[step], optimizer)
         nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
         progress(step + 1)
@@ -147,15 +146,32 @@ def _batches(rows: Sequence[Row], settings: AdaptSettings) -> list[list[Row]]:
     ]
 
 
+def _backward(model: PreTrainedModel, rows: Sequence[Row], optimizer: torch.optim.Optimizer) -> None:
+    """The gradients of the mean cross-entropy of the references, in as many parts as there is memory for."""
+    tokens = sum(len(row.target) for row in rows)
+
+    def loss(part: Sequence[int]) -> Tensor:
+        return _loss(model, [rows[i] for i in part]) / tokens
+
+    _TRAINING.backward(rows, loss, optimizer.zero_grad)
+
+
 @torch.no_grad()
 def mean_loss(model: PreTrainedModel, rows: Sequence[Row], batch_rows: int) -> float:
     """Mean cross-entropy of the references, nats a token."""
-    total, tokens = 0.0, 0
-    for made in batches(rows, batch_rows, pad_token(model)):
-        batch = made.to(device_of(model))
-        total += nn.functional.cross_entropy(target_logits(model, batch), batch.targets, reduction="sum").item()
-        tokens += len(batch.targets)
-    return total / tokens
+
+    def summed(part: Sequence[int]) -> float:
+        return float(_loss(model, [rows[i] for i in part]))
+
+    batches = [range(len(rows))[start : start + batch_rows] for start in range(0, len(rows), batch_rows)]
+    total = sum(found for batch in batches for _, found in _HELD_OUT.each(rows, batch, summed))
+    return total / sum(len(row.target) for row in rows)
+
+
+def _loss(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
+    """Summed over the rows' target tokens."""
+    batch = make_batch(rows, pad_token(model)).to(device_of(model))
+    return nn.functional.cross_entropy(target_logits(model, batch), batch.targets, reduction="sum")
 
 
 def _finite(loss: float, step: int, settings: AdaptSettings) -> float:

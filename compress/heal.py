@@ -22,12 +22,15 @@ from compress.resume import TrainingFile, restore, state_of
 from models.devices import HOST, device_of
 from models.inputs import MOST_POSITIONS, Row, by_length, make_batch, outputs
 from models.loading import pad_token
+from models.room import Room
 from space.plan import Heal
 
 # Peak learning rates that a plan's factor is of.
 LORA_RATE, FULL_RATE = 3e-3, 1e-3
 # How often a judge is asked in the course of a training.
 _JUDGEMENTS = 5
+# Of a step, whose loss counts each utterance's audio once, and of the source's passes.
+_TRAINING, _SOURCE = Room(whole_utterances=True), Room()
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,6 @@ def train(
     trained = [{"params": parameters, "lr": rate, "peak": rate} for parameters, rate in groups if parameters]
     everything: list[nn.Parameter] = [p for parameters, _ in groups for p in parameters]
     optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.98), weight_decay=0.0)
-    pad = pad_token(model)
     utterances = _by_utterance(lessons)
     a_step = max(1, coach.settings.batch_rows * len(utterances) // len(lessons))
     order = _order(len(utterances), steps * a_step, coach.seed)
@@ -129,8 +131,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * min((step + 1) / max(1, steps // 10), 1 - step / steps)
         chosen = [x for i in order[step * a_step :][:a_step] for x in utterances[i]]
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(distillation_loss(model, chosen, pad, coach.settings))
+        _backward(model, chosen, coach.settings, optimizer)
         nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()
         done = step + 1
@@ -183,48 +184,75 @@ def _order(count: int, wanted: int, seed: int) -> list[int]:
     return order
 
 
-def distillation_loss(model: PreTrainedModel, lessons: Sequence[Lesson], pad: int, settings: HealSettings) -> Tensor:
-    """Mean KL from the source over target tokens, mixed with the references' cross-entropy, and the states' errors.
+def _backward(
+    model: PreTrainedModel, step: Sequence[Lesson], settings: HealSettings, optimizer: torch.optim.Optimizer
+) -> None:
+    """The gradients of a step's loss, in as many parts as there is memory for."""
 
-    A state's error is its squared distance from the source's over the source's power.
+    def loss(part: Sequence[int]) -> Tensor:
+        return distillation_loss(model, [step[i] for i in part], step, settings)
+
+    _TRAINING.backward([lesson.row for lesson in step], loss, optimizer.zero_grad)
+
+
+def distillation_loss(
+    model: PreTrainedModel, lessons: Sequence[Lesson], step: Sequence[Lesson], settings: HealSettings
+) -> Tensor:
+    """What lessons of a step, whole utterances, add to its loss.
+
+    Which is the mean KL from the source over target tokens, mixed with the references' cross-entropy, and the states'
+    errors. A state's error is its squared distance from the source's over the source's power.
     """
     device = device_of(model)
-    batch = make_batch([lesson.row for lesson in lessons], pad).to(device)
+    batch = make_batch([lesson.row for lesson in lessons], pad_token(model)).to(device)
     found = outputs(model, batch)
-    student = found.logits.log_softmax(-1)
-    divergence = joined([lesson.teacher for lesson in lessons]).to(device).divergence(student) / len(student)
-    references = nn.functional.nll_loss(student, batch.targets)
+    student, tokens = found.logits.log_softmax(-1), sum(len(lesson.row.target) for lesson in step)
+    divergence = joined([lesson.teacher for lesson in lessons]).to(device).divergence(student) / tokens
+    references = nn.functional.nll_loss(student, batch.targets, reduction="sum") / tokens
     loss = (1 - settings.reference_share) * divergence + settings.reference_share * references
-    audio = list({id(x.row.speech): x.audio for x in lessons if x.audio is not None}.values())
-    if audio and found.audio is not None:
-        loss = loss + settings.state_weight * _relative_error(found.audio, torch.cat(audio).to(device))
-    hidden = [lesson.hidden for lesson in lessons if lesson.hidden is not None]
-    if len(hidden) == len(lessons):
-        loss = loss + settings.state_weight * _relative_error(found.hidden, torch.cat(hidden).to(device))
+    if found.audio is not None:
+        loss = loss + settings.state_weight * _relative_error(found.audio, _audio(lessons), _audio(step))
+    if all(lesson.hidden is not None for lesson in step):
+        loss = loss + settings.state_weight * _relative_error(found.hidden, _hidden(lessons), _hidden(step))
     return loss
 
 
-def _relative_error(found: Tensor, wanted: Tensor) -> Tensor:
-    return (found - wanted).square().sum() / wanted.square().sum()
+def _audio(lessons: Sequence[Lesson]) -> Tensor:
+    """Of each utterance once."""
+    return torch.cat(list({id(x.row.speech): x.audio for x in lessons if x.audio is not None}.values()))
+
+
+def _hidden(lessons: Sequence[Lesson]) -> Tensor:
+    return torch.cat([lesson.hidden for lesson in lessons if lesson.hidden is not None])
+
+
+def _relative_error(found: Tensor, wanted: Tensor, whole: Tensor) -> Tensor:
+    return (found - wanted.to(found.device)).square().sum() / whole.to(found.device).square().sum()
 
 
 @torch.no_grad()
 def make_lessons(source: PreTrainedModel, rows: Sequence[Row], most_positions: int = MOST_POSITIONS) -> list[Lesson]:
     """What the source makes of every row, computed once."""
-    pad = pad_token(source)
     lessons: dict[int, Lesson] = {}
-    for indices in by_length(rows, most_positions):
-        chosen = [rows[i] for i in indices]
-        batch = make_batch(chosen, pad)
-        found = outputs(source, batch.to(device_of(source)))
-        lengths = [len(row.target) for row in chosen]
-        parts = predictions_of(found.logits.log_softmax(-1)).to(HOST).split(lengths)
-        hidden = torch.split(found.hidden.to(HOST), lengths)
-        heard: list[Tensor | None] = [None] * len(chosen)
-        if batch.speech is not None and found.audio is not None:
-            audio = torch.split(found.audio.to(HOST), batch.speech.audio_tokens.tolist())
-            kept = [states.clone() for states in audio]
-            heard = [kept[i] for i in batch.speech.of_row.tolist()]
-        for i, row, part, states, sound in zip(indices, chosen, parts, hidden, heard, strict=True):
-            lessons[i] = Lesson(row, part.copied(), len(row.target), states.clone(), sound)
+    for batch in by_length(rows, most_positions):
+        for part, found in _SOURCE.each(rows, batch, lambda part: _lessons(source, [rows[i] for i in part])):
+            lessons.update(zip(part, found, strict=True))
     return [lessons[i] for i in range(len(rows))]
+
+
+def _lessons(source: PreTrainedModel, rows: Sequence[Row]) -> list[Lesson]:
+    """Of one batch."""
+    batch = make_batch(rows, pad_token(source))
+    found = outputs(source, batch.to(device_of(source)))
+    lengths = [len(row.target) for row in rows]
+    parts = predictions_of(found.logits.log_softmax(-1)).to(HOST).split(lengths)
+    hidden = torch.split(found.hidden.to(HOST), lengths)
+    heard: list[Tensor | None] = [None] * len(rows)
+    if batch.speech is not None and found.audio is not None:
+        audio = torch.split(found.audio.to(HOST), batch.speech.audio_tokens.tolist())
+        kept = [states.clone() for states in audio]
+        heard = [kept[i] for i in batch.speech.of_row.tolist()]
+    return [
+        Lesson(row, part.copied(), len(row.target), states.clone(), sound)
+        for row, part, states, sound in zip(rows, parts, hidden, heard, strict=True)
+    ]
