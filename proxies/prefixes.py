@@ -33,6 +33,7 @@ from models.inputs import (
     with_audio,
 )
 from models.loading import pad_token
+from models.room import positions, until_it_fits, utterances
 from space.choices import PARTS, place
 from space.layout import Layout
 
@@ -57,6 +58,7 @@ class Prefixes:
     """The rows that candidates are scored on, and what earlier candidates made of them.
 
     `utterances` are those that each rung scores, ascending: a later rung scores what an earlier one did and more.
+    Batches that there is no memory for are made anew, half as large.
     `layers_run` and `layers_whole` count layers that were computed, and those the candidates have, batch by batch.
     """
 
@@ -89,7 +91,13 @@ class Prefixes:
         self.states = Recent(self.states.most_bytes)
 
     def _mean(self, candidate: Assembled, vocabulary: int, rung: int, measure: _Measure) -> float:
-        """What is measured of log-probabilities (predicted tokens, vocabulary), by the tokens the source has."""
+        """What is measured of log-probabilities (predicted tokens, vocabulary), by the tokens the source has.
+
+        Raises torch.OutOfMemoryError where the rows of a single utterance do not fit.
+        """
+        return until_it_fits(lambda: self._passed(candidate, vocabulary, rung, measure), lambda: self._shrinks(rung))
+
+    def _passed(self, candidate: Assembled, vocabulary: int, rung: int, measure: _Measure) -> float:
         total, tokens = 0.0, 0
         for step in range(rung + 1):
             for number, kept in enumerate(self._lessons(candidate, vocabulary, step)):
@@ -102,13 +110,29 @@ class Prefixes:
     def _lessons(self, candidate: Assembled, vocabulary: int, step: int) -> list[_Lessons]:
         """Batches, in host memory, of what a rung scores and the one before does not."""
         if (vocabulary, step) not in self._batches:
-            first = self.rows_an_utterance * (self.utterances[step - 1] if step else 0)
-            rows = slice(first, self.rows_an_utterance * self.utterances[step])
-            # cut alike for every vocabulary: what was heard of a batch serves them all
-            together = by_length([lesson.row for lesson in self.curriculum.lessons[rows]], self.most_positions)
-            chosen, pad = self.curriculum.of(vocabulary)[rows], pad_token(candidate.model)
-            self._batches[vocabulary, step] = [_made([chosen[i] for i in batch], pad) for batch in together]
+            chosen, pad = self.curriculum.of(vocabulary), pad_token(candidate.model)
+            batches = self._together(step)
+            self._batches[vocabulary, step] = [_made([chosen[i] for i in batch], pad) for batch in batches]
         return self._batches[vocabulary, step]
+
+    def _together(self, step: int) -> list[list[int]]:
+        """Which lessons go together, alike for every vocabulary: what was heard of a batch serves them all."""
+        first = self.rows_an_utterance * (self.utterances[step - 1] if step else 0)
+        rows = [
+            lesson.row for lesson in self.curriculum.lessons[first : self.rows_an_utterance * self.utterances[step]]
+        ]
+        return [[first + i for i in batch] for batch in by_length(rows, self.most_positions)]
+
+    def _shrinks(self, rung: int) -> bool:
+        """Forgets everything, and has batches half as large; whether any was of several utterances."""
+        rows = [lesson.row for lesson in self.curriculum.lessons]
+        batches = [batch for step in range(rung + 1) for batch in self._together(step)]
+        several = [positions(rows, batch) for batch in batches if len(set(utterances(rows, batch))) > 1]
+        if several:
+            self._batches.clear()
+            self.forget()
+            self.most_positions = max(several) // 2
+        return bool(several)
 
     @in_precision
     def _logits(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> Tensor:
