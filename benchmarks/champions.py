@@ -44,9 +44,10 @@ from scoring.metrics import metrics_of
 from scoring.significance import Lead, lead
 from search.finalists import Exam, examine, mean_chrf
 from search.finals import SUMMARY
+from search.gates import RUNG_UTTERANCES
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.settings import SearchSettings
-from search.workbench import RUNG_UTTERANCES, Workbench, with_recombined
+from search.workbench import Workbench, with_recombined
 from space.errors import UserError
 from space.limits import Limits
 from space.plan import Plan

@@ -25,10 +25,11 @@ from rich.console import Console
 
 from benchmarks.publish import publish, target
 from search.baselines import starts
+from search.gates import SURVIVAL, Gate
 from search.loop import WHOLE_KINDS, Terms, run_trials
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pools.here import InProcess
-from search.rungs import DIVERGENCES, SECONDS, SURVIVAL, Standing, goes_on, standing_of
+from search.rungs import DIVERGENCES, SECONDS, Standing, goes_on, standing_of
 from search.samplers import sampler_named
 from search.settings import SearchSettings
 from search.workbench import Workbench
@@ -113,7 +114,7 @@ def trials_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace,
     run_trials(
         study,
         InProcess(workbench),
-        Terms([limits], first, seed, "benchmark", ALL, options.heal_steps),
+        Terms([limits], first, seed, "benchmark", Gate(survival=ALL), options.heal_steps),
         options.trials,
         said,
     )

@@ -31,7 +31,8 @@ from proxies.prefixes import Prefixes
 from scoring.metrics import score
 from scoring.translate import translate
 from search.fidelity import random_plans
-from search.workbench import RUNG_UTTERANCES, Workbench, counted
+from search.gates import RUNG_UTTERANCES
+from search.workbench import Workbench, counted
 from space.bins import bin_range
 from space.choices import VOCABULARY, choices, choices_of, plan_of
 from space.limits import Limits
@@ -76,7 +77,7 @@ def timed(workbench: Workbench, prefixes: Prefixes, plans: Sequence[Plan]) -> li
         started = time.perf_counter()
         candidate = workbench.assembler.assembled(plan)
         assembly = time.perf_counter() - started
-        prefixes.divergence(candidate, plan.vocabulary, 0)
+        prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
         trial = time.perf_counter() - started
         rows = [x.row for x in workbench.proxy.of(plan.vocabulary)[: RUNG_UTTERANCES[0] * workbench.rows_an_utterance]]
         batch = make_batch(rows, pad_token(candidate.model))
@@ -107,7 +108,7 @@ def main() -> None:
 
     def fresh() -> Prefixes:
         old = workbench.prefixes
-        return Prefixes(old.layout, old.curriculum, old.utterances, old.rows_an_utterance)
+        return Prefixes(old.layout, old.curriculum, old.rows_an_utterance)
 
     plans = random_plans(limits, options.plans, seed=0)
     timed(workbench, fresh(), plans[:1])  # libraries warm up

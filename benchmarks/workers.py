@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial
 
 from benchmarks.publish import publish, target
 from search.baselines import losses_of
+from search.gates import Gate
 from search.loop import Terms, run_trials
 from search.opening import opened
 from search.pools.choice import evaluator_of
@@ -35,7 +36,7 @@ def seconds_of(settings: SearchSettings, workers: int, trials: int) -> float:
     losses = losses_of(inputs.limits, inputs.source.vocabulary.coverage)
     study = optuna.create_study(directions=["minimize", "minimize"])
     study.sampler = sampler_named("random", inputs.limits, losses, settings.seed, settings.trial_heal_steps)
-    terms = Terms(inputs.ranges, (), settings.seed, "benchmark", ALL, settings.trial_heal_steps)
+    terms = Terms(inputs.ranges, (), settings.seed, "benchmark", Gate(survival=ALL), settings.trial_heal_steps)
     with closing(Processes([partial(evaluator_of, settings)] * workers, threads=1)) as pool:
         while pool.free < workers:
             pool.events(0.1)

@@ -6,9 +6,11 @@ whole encoder has all that was heard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,6 +39,8 @@ from models.room import positions, until_it_fits, utterances
 from space.choices import PARTS, place
 from space.layout import Layout
 
+# Of a batch: from which utterance, up to which, and its place among theirs.
+_Key = tuple[int, int, int]
 # States of batches behind prefixes of layers.
 _MOST_BYTES = 10**9
 
@@ -57,85 +61,92 @@ class _Lessons:
 class Prefixes:
     """The rows that candidates are scored on, and what earlier candidates made of them.
 
-    `utterances` are those that each rung scores, ascending: a later rung scores what an earlier one did and more.
     Batches that there is no memory for are made anew, half as large.
     `layers_run` and `layers_whole` count layers that were computed, and those the candidates have, batch by batch.
     """
 
     layout: Layout
     curriculum: Curriculum
-    utterances: Sequence[int]
     rows_an_utterance: int
     most_positions: int = MOST_POSITIONS
-    states: Recent[tuple[object, int], Tensor] = field(default_factory=lambda: Recent(_MOST_BYTES))
+    states: Recent[tuple[_Key, int], Tensor] = field(default_factory=lambda: Recent(_MOST_BYTES))
     layers_run: int = field(default=0, init=False)
     layers_whole: int = field(default=0, init=False)
-    _batches: dict[tuple[int, int], list[_Lessons]] = field(default_factory=dict, init=False, repr=False)
+    _batches: dict[tuple[int, tuple[int, int]], list[_Lessons]] = field(default_factory=dict, init=False, repr=False)
     _numbers: dict[tuple[int, str], int] = field(default_factory=dict, init=False, repr=False)
 
-    @torch.no_grad()
-    def divergence(self, candidate: Assembled, vocabulary: int, rung: int) -> float:
+    def divergence(self, candidate: Assembled, vocabulary: int, utterances: int) -> float:
         """What `proxies.divergence.divergence` is of the candidate, in which `vocabulary` tokens stay.
 
-        On the utterances of a rung, 0 the first.
+        On the first so many utterances.
         """
-        return self._mean(candidate, vocabulary, rung, _divergence)
+        return next(self.divergences(candidate, vocabulary, [utterances]))
 
-    @torch.no_grad()
-    def loss(self, candidate: Assembled, vocabulary: int, rung: int) -> float:
-        """The candidate's loss on the references, in nats a token of the source, on the utterances of a rung."""
-        return self._mean(candidate, vocabulary, rung, _loss)
+    def divergences(self, candidate: Assembled, vocabulary: int, utterances: Sequence[int]) -> Iterator[float]:
+        """The divergence on each of ascending numbers of utterances in turn; each goes on from the one before.
+
+        Raises torch.OutOfMemoryError where the rows of a single utterance do not fit.
+        """
+        return self._means(candidate, vocabulary, utterances, _divergence)
+
+    def losses(self, candidate: Assembled, vocabulary: int, utterances: Sequence[int]) -> Iterator[float]:
+        """In the divergence's place the loss on the references, in nats a token of the source."""
+        return self._means(candidate, vocabulary, utterances, _loss)
 
     def forget(self) -> None:
         """Lets go of what earlier candidates left: the next one is computed whole."""
         self.states = Recent(self.states.most_bytes)
 
-    def _mean(self, candidate: Assembled, vocabulary: int, rung: int, measure: _Measure) -> float:
-        """What is measured of log-probabilities (predicted tokens, vocabulary), by the tokens the source has.
-
-        Raises torch.OutOfMemoryError where the rows of a single utterance do not fit.
-        """
-        return until_it_fits(lambda: self._passed(candidate, vocabulary, rung, measure), lambda: self._shrinks(rung))
-
-    def _passed(self, candidate: Assembled, vocabulary: int, rung: int, measure: _Measure) -> float:
+    @torch.no_grad()
+    def _means(
+        self, candidate: Assembled, vocabulary: int, utterances: Sequence[int], measure: _Measure
+    ) -> Iterator[float]:
+        """What is measured of log-probabilities (predicted tokens, vocabulary), by the tokens the source has."""
         total, tokens = 0.0, 0
-        for step in range(rung + 1):
-            for number, kept in enumerate(self._lessons(candidate, vocabulary, step)):
-                lessons = kept.to(device_of(candidate.model))
-                student = self._logits(candidate, lessons.rows, (step, number)).log_softmax(-1)
-                total += float(measure(student, lessons))
-                tokens += lessons.source_tokens
-        return total / tokens
+        for part in pairwise((0, *utterances)):
+            summed = partial(self._summed, candidate, vocabulary, part, measure)
+            found, among = until_it_fits(summed, partial(self._shrinks, part))
+            total, tokens = total + found, tokens + among
+            yield total / tokens
 
-    def _lessons(self, candidate: Assembled, vocabulary: int, step: int) -> list[_Lessons]:
-        """Batches, in host memory, of what a rung scores and the one before does not."""
-        if (vocabulary, step) not in self._batches:
+    def _summed(
+        self, candidate: Assembled, vocabulary: int, part: tuple[int, int], measure: _Measure
+    ) -> tuple[float, int]:
+        """What is measured, summed over the tokens of some utterances, and how many these are in the source."""
+        total, tokens = 0.0, 0
+        for number, kept in enumerate(self._lessons(candidate, vocabulary, part)):
+            lessons = kept.to(device_of(candidate.model))
+            student = self._logits(candidate, lessons.rows, (*part, number)).log_softmax(-1)
+            total += float(measure(student, lessons))
+            tokens += lessons.source_tokens
+        return total, tokens
+
+    def _lessons(self, candidate: Assembled, vocabulary: int, part: tuple[int, int]) -> list[_Lessons]:
+        """Batches, in host memory, of the utterances from one number up to another."""
+        if (vocabulary, part) not in self._batches:
             chosen, pad = self.curriculum.of(vocabulary), pad_token(candidate.model)
-            batches = self._together(step)
-            self._batches[vocabulary, step] = [_made([chosen[i] for i in batch], pad) for batch in batches]
-        return self._batches[vocabulary, step]
+            batches = self._together(part)
+            self._batches[vocabulary, part] = [_made([chosen[i] for i in batch], pad) for batch in batches]
+        return self._batches[vocabulary, part]
 
-    def _together(self, step: int) -> list[list[int]]:
+    def _together(self, part: tuple[int, int]) -> list[list[int]]:
         """Which lessons go together, alike for every vocabulary: what was heard of a batch serves them all."""
-        first = self.rows_an_utterance * (self.utterances[step - 1] if step else 0)
-        rows = [
-            lesson.row for lesson in self.curriculum.lessons[first : self.rows_an_utterance * self.utterances[step]]
-        ]
+        first, last = (self.rows_an_utterance * utterances for utterances in part)
+        rows = [lesson.row for lesson in self.curriculum.lessons[first:last]]
         return [[first + i for i in batch] for batch in by_length(rows, self.most_positions)]
 
-    def _shrinks(self, rung: int) -> bool:
+    def _shrinks(self, part: tuple[int, int]) -> bool:
         """Forgets everything, and has batches half as large; whether any was of several utterances."""
         rows = [lesson.row for lesson in self.curriculum.lessons]
-        batches = [batch for step in range(rung + 1) for batch in self._together(step)]
-        several = [positions(rows, batch) for batch in batches if len(set(utterances(rows, batch))) > 1]
+        several = [batch for batch in self._together(part) if len(set(utterances(rows, batch))) > 1]
         if several:
             self._batches.clear()
             self.forget()
-            self.most_positions = max(several) // 2
+            self.most_positions = max(positions(rows, batch) for batch in several) // 2
         return bool(several)
 
     @in_precision
-    def _logits(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> Tensor:
+    def _logits(self, candidate: Assembled, batch: Batch, key: _Key) -> Tensor:
         """Logits of the target tokens (predicted tokens, vocabulary)."""
         model, values = candidate.model, candidate.values
         heard = self._heard(candidate, batch, key) if batch.speech is not None else None
@@ -159,7 +170,7 @@ class Prefixes:
         logits: Tensor = model.lm_head(states[:, :-1][batch.predicts]).float()
         return logits
 
-    def _heard(self, candidate: Assembled, batch: Batch, key: tuple[int, int]) -> tuple[int, Tensor]:
+    def _heard(self, candidate: Assembled, batch: Batch, key: _Key) -> tuple[int, Tensor]:
         """The number of the whole encoder, and its projected audio (utterances, audio tokens, hidden)."""
         assert batch.speech is not None
         model, tower = candidate.model, audio_tower(candidate.model)
@@ -182,7 +193,7 @@ class Prefixes:
             self._count(len(numbers), len(numbers))
         return projection, audio
 
-    def _furthest(self, key: object, numbers: Sequence[int]) -> tuple[int, Tensor | None]:
+    def _furthest(self, key: _Key, numbers: Sequence[int]) -> tuple[int, Tensor | None]:
         """How many layers need not be run, and the states behind them; none where all must be."""
         for done in range(len(numbers), 0, -1):
             states = self.states.get((key, numbers[done - 1]))
@@ -206,7 +217,7 @@ class Prefixes:
         """The number of a prefix with one thing more; the same values behind the same prefix have the same number."""
         return self._numbers.setdefault((before, values), len(self._numbers) + 1)
 
-    def _keeping(self, key: object, number: int) -> Any:
+    def _keeping(self, key: _Key, number: int) -> Any:
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             self.states.put((key, number), output, output.nbytes)
 

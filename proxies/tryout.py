@@ -1,8 +1,7 @@
-"""What every proxy scores, so that all have one contract: a plan put together, on the rows of a rung."""
+"""What proxies score that look at weights alone: a plan put together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from compress.assembly import Assembled
@@ -11,12 +10,7 @@ from space.plan import Plan
 
 @dataclass(frozen=True)
 class Tryout:
-    """A plan, unhealed, and the rung, 0 the first, whose utterances it is scored on."""
+    """A plan, unhealed, and its candidate."""
 
     plan: Plan
     candidate: Assembled
-    rung: int
-
-
-# A cheap score of a plan: the lower, the better. Proxies that look at weights alone do not ask for the rung.
-Proxy = Callable[[Tryout], float]

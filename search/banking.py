@@ -96,7 +96,7 @@ def _bank_option(workbench: Workbench, errors: Mapping[str, OptionErrors], plan:
     missing = [one for one in errors.values() if called not in one.known]
     if not missing:
         return
-    tryout = Tryout(plan, assembler.assembled(plan), 0)
+    tryout = Tryout(plan, assembler.assembled(plan))
     for one in missing:
         one(tryout)
 

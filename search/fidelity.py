@@ -11,10 +11,10 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from itertools import accumulate, product
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,21 +24,22 @@ from transformers import PreTrainedModel
 
 from compress.assembly import Assembled
 from compress.heal import HealSettings
-from models.devices import computing, current
+from models.devices import computing
 from proxies.deviation import OptionErrors
 from proxies.fidelity import best_quarter, fidelity
-from proxies.tryout import Proxy, Tryout
+from proxies.tryout import Tryout
 from search.baselines import least_loss_plan, starts
 from search.finalists import Exam, mean_chrf, read_keyed
+from search.gates import FIRST_UTTERANCES, GATES, RUNG_UTTERANCES, Gate
+from search.kept import RESULT, made_of
 from search.locks import alone
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.progress import progress_on
-from search.rungs import CHRF, GATES, Score, grains
+from search.rungs import Score, grains
 from search.samplers import POLICY_GAP, trial_seed
-from search.settings import FORMAT, SearchSettings
+from search.settings import SearchSettings
 from search.shares import Cost, Ranked, gate_for, shares_for
-from search.workbench import RUNG_UTTERANCES, Workbench, keep_errors, option_errors
-from space import VERSION
+from search.workbench import Workbench, keep_errors, option_errors
 from space.choices import choices, choices_of, plan_of
 from space.errors import UserError
 from space.files import write_whole
@@ -52,7 +53,8 @@ _FEWEST_PLANS = 8
 _CHANGES = 3
 # Plans that neighbours are made of, and how often a plan that is there already is drawn again.
 _NEAR, _TRIES = 12, 20
-_RESULT = "fidelity.json"
+# Every size that a rung may have.
+UTTERANCES = tuple(sorted({*FIRST_UTTERANCES, *RUNG_UTTERANCES}))
 # What plans are ranked by in the end, by name and whether they are healed for it.
 FULL = {"unhealed": False, "healed": True}
 
@@ -100,81 +102,44 @@ def _measured(settings: FidelitySettings, console: Console) -> dict[str, Any]:
                     console.print(f"plan {number + 1} of {len(plans)}")
         with console.status("correlations and their intervals"):
             correlations = table(rows, settings.search.seed)
-            gate, survival = _gates(
-                [plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed
-            )
+            gates = _gates([plan for _, plan in plans], rows, found.limits.size_range.bound_bytes, settings.search.seed)
+        gate = gate_for(gates)
         result = {
             "study": settings.search.study,
             "range": found.limits.size_range.name,
             "signature": examination.signature,
-            "rung_utterances": list(RUNG_UTTERANCES),
-            "gate": gate,
-            "survival": survival,
+            "gate": asdict(gate) | {"seconds": gates[gate]},
+            "gates": [asdict(one) | {"seconds": seconds} for one, seconds in gates.items()],
             "plans": rows,
             "table": correlations,
         }
-        write_whole(settings.folder / _RESULT, json.dumps(result, indent=1, allow_nan=False))
+        write_whole(settings.folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
     return result
 
 
-def kept_fidelity(folder: Path, size_range: str, shared: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a study's folder has of the fidelity of the scores that its rungs go by; None where nothing can be read.
+def _gates(plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: int, seed: int) -> dict[Gate, float]:
+    """Every proxy with every size of the first rung, as many going on as must; seconds of a trial on the mean.
 
-    Or where it was measured for another range, model or data than the study's `shared` settings name.
-
-    Spearman's correlations with the healed plans' scores by proxy, over all plans and among the best quarter; which
-    proxy is the `gate`; and the `survival` by proxy, the shares of trials that go on where it is the gate.
+    A search's trials are plans near the front.
     """
-    try:
-        found = json.loads((folder / "fidelity" / _RESULT).read_text())
-        if found["range"] != size_range or not found["signature"].endswith(_made_of(shared["model"], shared["data"])):
-            return None
-        rows = {
-            (row["proxy"], row["group"]): row["spearman"]["value"] for row in found["table"] if row["full"] == "healed"
-        }
-        gate = GATES[GATES.index(found["gate"])]
-        gating = dict.fromkeys(proxy for proxy, _ in rows if proxy.startswith((f"{gate},", "healed")))
-        ranks = {proxy: [rows[proxy, group] for group in ("all", "best quarter")] for proxy in gating}
-        survival = {proxy: _shares(found["survival"][proxy]) for proxy in GATES}
-        return {"plans": len(found["plans"]), "spearman": ranks, "gate": gate, "survival": survival}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _shares(found: Sequence[float]) -> tuple[float, ...]:
-    """What goes on from each rung. Raises ValueError where that is not what was found."""
-    shares = tuple(map(float, found))
-    if len(shares) != len(RUNG_UTTERANCES) or not all(0 < share <= 1 for share in shares):
-        raise ValueError(f"shares {found}")
-    return shares
-
-
-def _gates(
-    plans: Sequence[Plan], rows: Sequence[dict[str, Any]], bound_bytes: int, seed: int
-) -> tuple[str, dict[str, tuple[float, ...]]]:
-    """By which proxy a search's trials, which are plans near the front, should be stopped; by proxy, how many go on."""
     near = [(plan, row) for plan, row in zip(plans, rows, strict=True) if row["kind"] != "random"]
     healed = next(proxy for proxy in rows[0]["cheap"] if proxy.startswith("healed"))
 
-    def ranked(plan: Plan, row: dict[str, Any], proxy: str) -> Ranked:
+    def ranked(plan: Plan, row: dict[str, Any], names: Sequence[str]) -> Ranked:
         size, removed = grains(row["bytes"], bound_bytes), removed_sublayers(plan)
-        scores = [row["cheap"][f"{proxy}, {utterances}"]["score"] for utterances in RUNG_UTTERANCES]
-        return Ranked(tuple(Score(one, size, removed) for one in scores), row["full"]["healed"]["score"])
+        scores = tuple(Score(row["cheap"][name]["score"], size, removed) for name in names)
+        return Ranked(scores, row["full"]["healed"]["score"])
 
     def seconds(proxy: str) -> float:
         return float(median(row["cheap"][proxy]["seconds"] for _, row in near))
 
-    def cost(proxy: str) -> Cost:
-        whole = [seconds(f"{proxy}, {utterances}") for utterances in RUNG_UTTERANCES]
-        # a rung scores what the one before did not, but translates all of its utterances
-        return Cost(tuple(accumulate(whole) if proxy == CHRF else whole), seconds(healed))
-
-    shares = {proxy: shares_for([ranked(plan, row, proxy) for plan, row in near], seed) for proxy in GATES}
-    return gate_for(shares, {proxy: cost(proxy) for proxy in GATES}), shares
-
-
-def _made_of(model: str, data: str) -> str:
-    return f"|model {model}|data {data}|tightfit {VERSION}, format {FORMAT}{current().signature}"
+    found = {}
+    for proxy, first in product(GATES, FIRST_UTTERANCES):
+        sizes = (first, RUNG_UTTERANCES[-1])
+        names = [f"{proxy}, {utterances}" for utterances in sizes]
+        shares = shares_for([ranked(plan, row, names) for plan, row in near], seed)
+        found[Gate(proxy, sizes, shares)] = Cost(tuple(map(seconds, names)), seconds(healed)).of(shares)
+    return found
 
 
 def fidelity_plans(limits: Limits, losses: Mapping[str, Loss], count: int, seed: int) -> list[tuple[str, Plan]]:
@@ -232,8 +197,8 @@ class Examination:
         search = self.settings.search
         return (
             f"chrF2 on select|{search.finalist_heal_steps} steps, {self.healing}|seed {search.seed}"
-            f"|rungs of {RUNG_UTTERANCES}|{', '.join(self.proxies)}|{','.join(search.directions)}"
-            f"{_made_of(self.opened.model, self.opened.data)}"
+            f"|rungs of {UTTERANCES}|{', '.join((*self.errors, *GATES, self._healed))}|{','.join(search.directions)}"
+            f"{made_of(self.opened.model, self.opened.data)}"
         )
 
     @property
@@ -247,29 +212,41 @@ class Examination:
         if (known := read_keyed(path, key)) is not None:
             return known
         candidate = self.workbench.assembler.assembled(plan)
-        # what all proxies share is not among anyone's seconds, nor what the bank knows of options
-        self.workbench.prefixes.divergence(candidate, plan.vocabulary, len(RUNG_UTTERANCES) - 1)
-        self.workbench.processor(plan.vocabulary)
-        for errors in self.errors.values():
-            errors(Tryout(plan, candidate, 0))
-        cheap: dict[str, dict[str, float]] = {}
-        for name, (proxy, rung) in self.proxies.items():
-            started = time.monotonic()
-            score = proxy(Tryout(plan, candidate, rung))
-            cheap[name] = {"score": score, "seconds": time.monotonic() - started}
-        full = {}
-        for name, healed in FULL.items():
-            started = time.monotonic()
-            whole = replace(plan, heal=Heal(self.settings.search.finalist_heal_steps))
-            model = self.workbench.healed(whole, self.settings.search.seed, self.healing) if healed else candidate.model
-            score = self._full(model, plan.vocabulary)
-            full[name] = {"score": score, "seconds": time.monotonic() - started}
+        cheap, full = dict(self._cheap(plan, candidate)), dict(self._full(plan, candidate))
         found = {"key": key, "kind": kind, "bytes": self.opened.limits.bytes_of(plan), "cheap": cheap, "full": full}
         write_whole(path, json.dumps(found, indent=1))
         keep_errors(self.workbench, self.errors)
         return found
 
-    def _full(self, model: PreTrainedModel, vocabulary: int) -> float:
+    def _cheap(self, plan: Plan, candidate: Assembled) -> Iterator[tuple[str, _Timed]]:
+        """By name every proxy; those that run a model on more and more utterances, each from the beginning."""
+        workbench, tryout = self.workbench, Tryout(plan, candidate)
+        # what all proxies share is not among anyone's seconds, nor what the bank knows of options
+        list(workbench.prefixes.divergences(candidate, plan.vocabulary, UTTERANCES))
+        workbench.processor(plan.vocabulary)
+        for name, errors in self.errors.items():
+            errors(tryout)
+            yield name, _timed(partial(errors, tryout))
+        for name, scored in workbench.gates.items():
+            workbench.prefixes.forget()
+            started, scores = time.monotonic(), scored(candidate, plan.vocabulary, UTTERANCES)
+            for utterances, score in zip(UTTERANCES, scores, strict=True):
+                yield f"{name}, {utterances}", {"score": score, "seconds": time.monotonic() - started}
+        search = self.settings.search
+        whole = replace(plan, heal=Heal(search.trial_heal_steps))
+        yield self._healed, _timed(lambda: workbench.healed_loss(whole, search.seed))
+
+    def _full(self, plan: Plan, candidate: Assembled) -> Iterator[tuple[str, _Timed]]:
+        search = self.settings.search
+        whole = replace(plan, heal=Heal(search.finalist_heal_steps))
+
+        def healed() -> float:
+            return self._loss(self.workbench.healed(whole, search.seed, self.healing), plan.vocabulary)
+
+        for name, is_healed in FULL.items():
+            yield name, _timed(healed if is_healed else lambda: self._loss(candidate.model, plan.vocabulary))
+
+    def _loss(self, model: PreTrainedModel, vocabulary: int) -> float:
         """100 less the mean chrF over directions on the select role."""
         exam = Exam(self.opened.corpus, self.settings.search.directions, self.opened.data)
         return 100 - mean_chrf(exam.scores(model, self.workbench.processor(vocabulary), "select"))
@@ -278,34 +255,19 @@ class Examination:
     def errors(self) -> dict[str, OptionErrors]:
         return option_errors(self.workbench)
 
-    @cached_property
-    def proxies(self) -> dict[str, tuple[Proxy, int]]:
-        """Every proxy and a rung by name; those that run a model at each rung, every time whole."""
-        prefixes = self.workbench.prefixes
+    @property
+    def _healed(self) -> str:
+        """The name of what a trial's last rung finds."""
+        return f"healed {self.settings.search.trial_heal_steps} steps, chrF, {UTTERANCES[-1]}"
 
-        def on_rows(measure: Callable[[Assembled, int, int], float]) -> Proxy:
-            def proxy(tryout: Tryout) -> float:
-                prefixes.forget()
-                return measure(tryout.candidate, tryout.plan.vocabulary, tryout.rung)
 
-            return proxy
+_Timed = dict[str, float]
 
-        running: dict[str, Proxy] = {name: on_rows(self.workbench.gates[name]) for name in GATES}
-        steps, last = self.settings.search.trial_heal_steps, len(RUNG_UTTERANCES) - 1
-        return {
-            **{name: (errors, 0) for name, errors in self.errors.items()},
-            **{
-                f"{name}, {utterances}": (proxy, rung)
-                for name, proxy in running.items()
-                for rung, utterances in enumerate(RUNG_UTTERANCES)
-            },
-            f"healed {steps} steps, chrF, {RUNG_UTTERANCES[last]}": (
-                lambda tryout: self.workbench.healed_loss(
-                    replace(tryout.plan, heal=Heal(steps)), self.settings.search.seed
-                ),
-                last,
-            ),
-        }
+
+def _timed(scored: Callable[[], float]) -> _Timed:
+    started = time.monotonic()
+    score = scored()
+    return {"score": score, "seconds": time.monotonic() - started}
 
 
 def table(rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -134,7 +134,7 @@ def summary_of(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, 
             "scores": {direction: _plain(scores) for direction, scores in source.items()},
         },
         "seconds": seconds,
-        "fidelity": job.fidelity,
+        "fidelity": job.fidelity.summary(job.gate) if job.fidelity else None,
         "signatures": {
             "loss": job.signature,
             **{direction: scores["signatures"] for direction, scores in source.items()},

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from models.loading import Source
 from search.finalists import Exam
+from search.gates import Gate
+from search.kept import KeptFidelity
 from search.settings import SearchSettings
-from search.shares import Gate
 from search.workbench import Workbench
 from space.bins import SizeRange
 from space.limits import Limits
@@ -33,7 +34,7 @@ class Job:
     workbench: Workbench
     exam: Exam
     console: Console
-    fidelity: dict[str, Any] | None
+    fidelity: KeptFidelity | None
     gate: Gate
     signature: str
     shared: dict[str, Any]

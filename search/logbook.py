@@ -91,8 +91,7 @@ class Logbook:
             decode(trial.params, job.source.layout) if evaluated else None,
             limits_of(trial.user_attrs, job.ranges) if evaluated else None,
             sampler=job.settings.sampler,
-            gate=job.gate.proxy,
-            survival=job.gate.survival,
+            gate=job.gate,
         )
 
     def _stands(self, trials: Sequence[FrozenTrial], summary: Mapping[str, Any] | None = None) -> None:

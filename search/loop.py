@@ -13,16 +13,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.asking import asked
 from search.baselines import START_KINDS, WHOLE_KINDS, Start
+from search.gates import DEFAULT, Gate
 from search.pools.pool import Broken, Evaluated, Evaluation, Event, Pool, Reached, Refused, Task
 from search.rungs import (
     BYTES,
-    DIVERGENCE,
     DIVERGENCES,
     HEALED,
     RANGE,
     REMOVED,
     SECONDS,
-    SURVIVAL,
     TRAITS,
     Standing,
     goes_on,
@@ -53,17 +52,15 @@ class Terms:
 
     Of several `ranges` each trial names the one whose limits it keeps to.
 
-    `gate` is the proxy that trials are stopped by, `survival` the share of each rung that goes on to the next,
-    `heal_steps` for how long a trial heals at most.
+    Trials are stopped at the `gate`; `heal_steps` is for how long one heals at most.
     """
 
     ranges: Sequence[Limits]
     starts: Sequence[Start]
     seed: int
     signature: str
-    survival: Sequence[float] = SURVIVAL
+    gate: Gate = DEFAULT
     heal_steps: int = HEAL_STEPS
-    gate: str = DIVERGENCE
 
     @property
     def layout(self) -> Layout:
@@ -226,7 +223,7 @@ class _Driver:
             return True
         others = [one.standing for one in self.running.values() if one is not mine and one.standing.divergences]
         earlier = [*standings(self._study.get_trials(deepcopy=False)), *others]
-        return goes_on(mine.standing, earlier, mine.bound_bytes, self._terms.survival)
+        return goes_on(mine.standing, earlier, mine.bound_bytes, self._terms.gate.survival)
 
     def _tell(self, mine: _Running, evaluation: Evaluation) -> None:
         trial, standing = mine.trial, mine.standing

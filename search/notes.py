@@ -9,9 +9,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS
+from search.gates import Gate
 from search.loop import FAILURE
 from search.rungs import BYTES, DIVERGENCES, HEALED, SECONDS
-from search.workbench import RUNG_UTTERANCES
 from space.bins import SizeRange, format_bytes
 from space.layout import Layout
 from space.limits import Limits
@@ -48,12 +48,10 @@ def _prefix(trial_id: int | None) -> str:
     return "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
 
 
-def trial_note(
-    trial: FrozenTrial, plan: Plan | None, limits: Limits | None, *, sampler: str, gate: str, survival: Sequence[float]
-) -> str:
+def trial_note(trial: FrozenTrial, plan: Plan | None, limits: Limits | None, *, sampler: str, gate: Gate) -> str:
     """Of a trial that has ended: what became of it, and what its plan keeps; of a failed one there may be no plan.
 
-    `gate` is the proxy it could be stopped by, `survival` the share of trials that each rung lets go on.
+    `gate` is what it could be stopped by.
     """
     rows = {"made by": _origin(trial, sampler)}
     if plan is not None and limits is not None:
@@ -63,15 +61,15 @@ def trial_note(
         rows["healing"] = _healing(plan) if trial.state == TrialState.COMPLETE else "none: it was stopped before"
     scores = trial.user_attrs.get(DIVERGENCES, [])
     if scores:
-        heard = zip(scores, RUNG_UTTERANCES, strict=False)
-        rows[gate] = ", ".join(f"{_number(value)} on {utterances} utterances" for value, utterances in heard)
+        heard = zip(scores, gate.utterances, strict=False)
+        rows[gate.proxy] = ", ".join(f"{_number(value)} on {utterances} utterances" for value, utterances in heard)
     if trial.state == TrialState.COMPLETE:
-        rows["chrF"] = f"{100 - trial.values[0]:.2f} on {RUNG_UTTERANCES[-1]} utterances after healing"
+        rows["chrF"] = f"{100 - trial.values[0]:.2f} on {gate.utterances[-1]} utterances after healing"
         if trial.user_attrs.get(HEALED) is not None:
             rows["divergence after healing"] = _number(trial.user_attrs[HEALED])
     if SECONDS in trial.user_attrs:
         rows["seconds"] = ", ".join(f"{seconds:.1f}" for seconds in trial.user_attrs[SECONDS])
-    lines = [f"**{_outcome(trial, scores, gate, survival)}**", "", "| | |", "|---|---|"]
+    lines = [f"**{_outcome(trial, scores, gate)}**", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {_cell(words)} |" for name, words in rows.items())])
 
 
@@ -82,14 +80,14 @@ def _origin(trial: FrozenTrial, sampler: str) -> str:
     return f"sampler {sampler}"
 
 
-def _outcome(trial: FrozenTrial, scores: Sequence[float], gate: str, survival: Sequence[float]) -> str:
+def _outcome(trial: FrozenTrial, scores: Sequence[float], gate: Gate) -> str:
     if trial.state == TrialState.COMPLETE:
         return f"Complete: chrF {100 - trial.values[0]:.1f} in {trial.user_attrs[BYTES]:,} bytes"
     if trial.state == TrialState.PRUNED and scores:
         rung = len(scores) - 1
         return (
-            f"Stopped after {RUNG_UTTERANCES[rung]} utterances: by its {gate}, bytes and removed sublayers not among "
-            f"the best {survival[rung]:.0%} there"
+            f"Stopped after {gate.utterances[rung]} utterances: by its {gate.proxy}, bytes and removed sublayers not "
+            f"among the best {gate.survival[rung]:.0%} there"
         )
     return f"Failed: {trial.user_attrs.get(FAILURE, 'no reason is known')}"
 

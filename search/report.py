@@ -269,6 +269,13 @@ def print_fidelity(found: dict[str, Any], console: Console) -> None:
         "1: in the order of the full evaluation; behind a proxy's name its utterances, in brackets 95 % bootstrap "
         "intervals; tau is Kendall's, seconds are medians"
     )
+    gate = found["gate"]
+    shares = ", ".join(f"{share:.2g}" for share in gate["survival"])
+    console.print(
+        f"a study that begins now has rungs of {' and '.join(map(str, gate['utterances']))} utterances; by "
+        f"{gate['proxy']} {shares} of the trials go on, {gate['seconds']:.1f} s a trial",
+        soft_wrap=True,
+    )
 
 
 def _correlations(row: dict[str, Any]) -> tuple[str, str]:

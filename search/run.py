@@ -14,20 +14,19 @@ from rich.console import Console
 from models.devices import computing, current
 from search.baselines import Start, few_starts, losses_of, starts
 from search.driving import driver_lock
-from search.fidelity import kept_fidelity
 from search.finalists import Exam
 from search.finals import SUMMARY, finals_of, summary_of
+from search.gates import DEFAULT, Gate
 from search.job import Job, whole_range
+from search.kept import KeptFidelity, kept_fidelity
 from search.logbook import Logbook
 from search.loop import Terms, run_trials
 from search.opening import measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
 from search.pools.choice import check_pool, pool_of
 from search.progress import progress_on
-from search.rungs import DIVERGENCE
 from search.samplers import check_sampler
 from search.settings import SearchSettings, comparability
-from search.shares import Gate
 from search.stopping import Stopping
 from search.study import ASKED, open_study
 from search.warm import best_trials, warm_starts
@@ -42,8 +41,9 @@ from space.spread import in_turns
 
 # A study of fewer trials does not measure sensitivities, which take as long as some of its trials.
 _WORTH_MEASURING = 20
-# The attribute of a study that names the proxy by which trials are stopped.
-_GATE = "gate"
+# Attributes of a study: the proxy by which trials are stopped, and how many utterances each rung scores, where its
+# fidelity said so.
+_GATE, _UTTERANCES = "gate", "rung utterances"
 
 
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
             fidelity=measured,
             gate=gate,
             signature=(
-                f"{signature(gate.proxy)}|{','.join(settings.directions)}|{TRIAL_HEALING}|model {shared['model']}"
+                f"{signature(gate)}|{','.join(settings.directions)}|{TRIAL_HEALING}|model {shared['model']}"
                 f"|data {shared['data']}|tightfit {VERSION}{current().signature}"
             ),
             shared=shared,
@@ -112,7 +112,7 @@ def _search(job: Job, logbook: Logbook) -> None:
     job.study.sampler = sampler_over(job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps)
     # of all ranges in turns: where trials are few none is left without
     first = in_turns(_starts(job, limits, losses) for limits in job.ranges)
-    terms = Terms(job.ranges, first, job.settings.seed, job.signature, job.gate.survival, heal_steps, job.gate.proxy)
+    terms = Terms(job.ranges, first, job.settings.seed, job.signature, job.gate, heal_steps)
     done = sum(trial.state.is_finished() for trial in job.study.get_trials(deepcopy=False))
     with progress_on(job.console) as progress:
         task = progress.add_task("trials", total=job.settings.trials, completed=min(done, job.settings.trials))
@@ -153,15 +153,21 @@ def _named(ranges: Sequence[SizeRange]) -> str:
     return f"all sizes, under {', '.join(format_bytes(one.bound_bytes, one.units) for one in ranges)}"
 
 
-def _gate(study: optuna.Study, measured: Mapping[str, Any] | None, console: Console) -> Gate:
-    """That of the study's own fidelity, if it was measured; a study keeps to the proxy it began with."""
-    begun = bool(study.get_trials(deepcopy=False))
-    if _GATE not in study.user_attrs or not begun:
-        study.set_user_attr(_GATE, measured["gate"] if measured and not begun else DIVERGENCE)
-    gate, known = Gate(study.user_attrs[_GATE]), "the bundled model's"
-    if measured:
-        gate = Gate(gate.proxy, measured["survival"][gate.proxy])
-        known = f"by the fidelity of {measured['plans']} plans"
-    shares = ", ".join(f"{share:.2g}" for share in gate.survival)
-    console.print(f"rungs: by {gate.proxy} {shares} of the trials go on ({known})")
+def _gate(study: optuna.Study, measured: KeptFidelity | None, console: Console) -> Gate:
+    """That of the study's own fidelity, if it was measured; a study keeps to the proxy and sizes it began with."""
+    if not study.get_trials(deepcopy=False):
+        chosen = measured.gate if measured else DEFAULT
+        study.set_user_attr(_GATE, chosen.proxy)
+        study.set_user_attr(_UTTERANCES, chosen.utterances if measured and measured.compares_sizes else None)
+    kept = study.user_attrs
+    gate = Gate(kept.get(_GATE, DEFAULT.proxy), tuple(kept.get(_UTTERANCES) or DEFAULT.utterances))
+    of_sizes = "the bundled model's" if kept.get(_UTTERANCES) is None else "by the fidelity it began with"
+    of_shares = "the bundled model's"
+    if measured and (found := measured.with_shares(gate)):
+        gate, of_shares = found, f"by the fidelity of {measured.plans} plans"
+    sizes, shares = " and ".join(map(str, gate.utterances)), ", ".join(f"{share:.2g}" for share in gate.survival)
+    console.print(
+        f"rungs: {sizes} utterances ({of_sizes}); by {gate.proxy} {shares} of the trials go on ({of_shares})",
+        soft_wrap=True,
+    )
     return gate

@@ -19,10 +19,8 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.optimize import isotonic_regression
 
-# Share of a rung's trials that go on to the next. Healing costs many times what the first two rungs cost together, so
-# few get there; the first, on few utterances, knows little and costs little, so it is lax (decision 0018, measured on
-# the bundled model).
-SURVIVAL = (1 / 2, 1 / 6)
+from search.gates import SURVIVAL
+
 # Until a rung has seen this many trials, all go on; then a trial is held against the last so many. A search gets
 # better: beside all that ever were, most of its later trials are among the best (decision 0028).
 _FIRST_TRIALS, _LAST_TRIALS = 6, 36
@@ -30,9 +28,6 @@ _FIRST_TRIALS, _LAST_TRIALS = 6, 36
 # finer ones most plans are behind one that is as close, and the front is plans that are smaller and far off.
 _GRAINS = 10
 _LEAST = 1e-9
-# Proxies that trials can be stopped by before they heal; by the first if nothing else is known to be better.
-GATES = ("divergence", "loss", "chrF")
-DIVERGENCE, _, CHRF = GATES
 # Complete trials from which losses are expected by what plans are made of, and the prices of weights before and then.
 _LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
 # Losses (100 - chrF) are told apart from here up, and none is expected below the best by more than this factor.

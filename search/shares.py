@@ -1,24 +1,25 @@
-"""By which proxy trials are stopped and how many go on, where a study of proxies says that the default loses the best.
+"""By which proxy trials are stopped, on how many utterances, and how many go on, where a study of proxies says it.
 
-The default's proxy and shares are the bundled model's (decision 0018). A few dozen plans cannot show that stricter
-shares would do: they can show that these are too strict (decision 0019). A share of 1 takes a rung out.
-The proxy may be another one (decision 0024).
+The default is the bundled model's (decision 0018). A few dozen plans cannot show that stricter shares would do: they
+can show that these are too strict (decision 0019). A share of 1 takes a rung out. The proxy may be another one
+(decision 0024), and so may the size of the first rung (decision 0027).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
-from search.rungs import DIVERGENCE, SURVIVAL, Score, promising
+from search.gates import DEFAULT, SURVIVAL, Gate
+from search.rungs import Score, promising
 
 # From the default up; the last ones let every trial go on.
 LADDER = (SURVIVAL, (1 / 2, 1 / 4), (1 / 2, 1 / 2), (1.0, 1 / 4), (1.0, 1 / 2), (1.0, 1.0))
 # Points of chrF that the best plan may lose by rungs on the mean: less than one healing's noise.
 _MOST_LOST = 0.5
-# Another proxy than the default must take less than this share of its seconds: they differ by noise.
+# Another gate than the default must take less than this share of its seconds: they differ by noise.
 _CHEAPER = 0.9
 # Orders that plans come in, and how often each plan comes.
 _ORDERS, _TIMES = 20, 2
@@ -30,14 +31,6 @@ class Ranked:
 
     rungs: tuple[Score, ...]
     loss: float
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The proxy that trials are stopped by, and the share that goes on from each rung."""
-
-    proxy: str = DIVERGENCE
-    survival: tuple[float, ...] = SURVIVAL
 
 
 @dataclass(frozen=True)
@@ -55,14 +48,14 @@ class Cost:
         return total + reach * self.last
 
 
-def gate_for(shares: Mapping[str, Sequence[float]], costs: Mapping[str, Cost]) -> str:
-    """The proxy by which a search costs least, where of each such `shares` go on as hardly lose the best plan.
+def gate_for(seconds: Mapping[Gate, float]) -> Gate:
+    """The gate with which a trial takes least, of such as hardly lose the best plan.
 
-    The default proxy is among them; another one is much cheaper.
+    One with the default's proxy and sizes is among them; another one is much cheaper.
     """
-    seconds = {proxy: costs[proxy].of(found) for proxy, found in shares.items()}
-    cheapest = min(seconds, key=lambda proxy: seconds[proxy])
-    return cheapest if seconds[cheapest] < _CHEAPER * seconds[DIVERGENCE] else DIVERGENCE
+    default = next(gate for gate in seconds if gate == replace(DEFAULT, survival=gate.survival))
+    cheapest = min(seconds, key=lambda gate: seconds[gate])
+    return cheapest if seconds[cheapest] < _CHEAPER * seconds[default] else default
 
 
 def shares_for(plans: Sequence[Ranked], seed: int) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -33,8 +33,8 @@ from proxies.sensitivity import Measured, Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
 from proxies.translations import Translations
 from scoring.translate import DECODING, most_tokens, translate
+from search.gates import DIVERGENCE, GATES, RUNG_UTTERANCES, Gate
 from search.pools.pool import Evaluation, Rungs
-from search.rungs import DIVERGENCE, GATES
 from space.layout import Layout
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
@@ -50,16 +50,17 @@ TRIAL_TOLERANCE = 0.03
 # How a trial heals: what fewer rows a step come to is so much of a draw that twice as many trials are worth less
 # (decision 0026).
 TRIAL_HEALING = HealSettings(batch_rows=32)
-# Utterances of the proxy role that the first two rungs score; as many as the second scores are translated in the last.
-RUNG_UTTERANCES = (8, 48)
 _BEFORE = {DIVERGENCE: "KL(source||candidate)"}
+# Scores of a candidate, in which so many tokens stay, on the first utterances, for ascending numbers of them; each goes
+# on from the one before, and lower is better.
+Scored = Callable[[Assembled, int, Sequence[int]], Iterator[float]]
 
 
-def signature(gate: str) -> str:
-    """Of the scores of trials that are stopped by a proxy."""
+def signature(gate: Gate) -> str:
+    """Of the scores of trials that are stopped at a gate."""
     return (
-        f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing, {DECODING}|{_BEFORE.get(gate, gate)} before"
-        f"|{RUNG_UTTERANCES} utterances of the proxy role"
+        f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing, {DECODING}"
+        f"|{_BEFORE.get(gate.proxy, gate.proxy)} before|{gate.utterances} utterances of the proxy role"
     )
 
 
@@ -92,25 +93,25 @@ class Workbench:
         return divergence(model, self.select.of(vocabulary))
 
     @property
-    def gates(self) -> dict[str, Callable[[Assembled, int, int], float]]:
-        """Proxies that run a candidate, by name: its score, of so many tokens that stay, at a rung; lower is better."""
+    def gates(self) -> dict[str, Scored]:
+        """Proxies that run a candidate, by name."""
 
-        def chrf(candidate: Assembled, vocabulary: int, rung: int) -> float:
-            return self.translations(candidate.model, vocabulary, RUNG_UTTERANCES[rung])
+        def chrf(candidate: Assembled, vocabulary: int, utterances: Sequence[int]) -> Iterator[float]:
+            return self.translations.each(candidate.model, vocabulary, utterances)
 
-        return dict(zip(GATES, (self.prefixes.divergence, self.prefixes.loss, chrf), strict=True))
+        return dict(zip(GATES, (self.prefixes.divergences, self.prefixes.losses, chrf), strict=True))
 
-    def rungs(self, plan: Plan, seed: int, gate: str = DIVERGENCE) -> Rungs:
-        """Scores a plan rung by rung, by the proxy that is the `gate`; the last rung translates, after healing.
+    def rungs(self, plan: Plan, seed: int, gate: Gate) -> Rungs:
+        """Scores a plan rung by rung, as the gate says; the last rung translates, after healing.
 
         Yields the scores so far; what is sent says whether the next rung is worth its time.
         """
         started = time.monotonic()
         scores: list[float] = []
         seconds: list[float] = []
-        candidate, scored = self.assembler.assembled(plan), self.gates[gate]
-        for rung in range(len(RUNG_UTTERANCES)):
-            scores.append(scored(candidate, plan.vocabulary, rung))
+        candidate = self.assembler.assembled(plan)
+        for score in self.gates[gate.proxy](candidate, plan.vocabulary, gate.utterances):
+            scores.append(score)
             seconds.append(time.monotonic() - started)
             if not (yield tuple(scores)):
                 return Evaluation(tuple(scores), tuple(seconds))
@@ -158,7 +159,7 @@ def make_workbench(
     proxy, select = (lessons(role, max(RUNG_UTTERANCES)) for role in ("proxy", "select"))
     bank = Bank(found.measured.hessians, found.orders, found.measured.behind, calibrate)
     assembler = Assembler(source, bank, folder.shelf, TRIAL_TOLERANCE)
-    prefixes = Prefixes(source.layout, proxy, RUNG_UTTERANCES, len(languages))
+    prefixes = Prefixes(source.layout, proxy, len(languages))
     processor = cache(lambda vocabulary: trimmed_processor(source, vocabulary))
     translations = _translations(processor, by_turns(corpus.examples("proxy"))[: max(RUNG_UTTERANCES)], languages)
     return Workbench(
@@ -181,8 +182,8 @@ def _translations(
 ) -> Translations:
     """What says how well a model translates the first of some examples."""
 
-    def translated(model: PreTrainedModel, vocabulary: int, utterances: int) -> dict[str, list[str]]:
-        heard = examples[:utterances]
+    def translated(model: PreTrainedModel, vocabulary: int, utterances: slice) -> dict[str, list[str]]:
+        heard = examples[utterances]
         return {
             code: translate(model, processor(vocabulary), heard, code, batch_size=_TRANSLATED_AT_ONCE)
             for code in languages
@@ -194,7 +195,7 @@ def _translations(
 def sensitivities(
     workbench: Workbench, layout: Layout, progress: Callable[[str], None] = lambda _name: None
 ) -> Sensitivities:
-    """Of a layout's options, on the utterances of the first rung; the bank has those measured before.
+    """Of a layout's options, on the first 8 utterances; the bank has those measured before.
 
     Workers that share a bank take choices in different orders, and find what the others measured.
     """
@@ -202,7 +203,7 @@ def sensitivities(
 
     def score(plan: Plan) -> float:
         candidate = workbench.assembler.assembled(plan)
-        return workbench.prefixes.divergence(candidate, plan.vocabulary, 0)
+        return workbench.prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
 
     def known() -> Measured:
         return folder.read_json(name) or {}

@@ -56,15 +56,15 @@ def scores(source: Source, bank: Bank, plan: Plan) -> dict[str, float]:
     """What every proxy says of the plan."""
     assembler, lessons = Assembler(source, bank, Shelf(), 0.03), bank.curriculum.of(plan.vocabulary)
     candidate = assembler.assembled(plan)
-    prefixes = Prefixes(source.layout, bank.curriculum, (1, 2), 2)
+    prefixes = Prefixes(source.layout, bank.curriculum, 2)
     rows = batches([lesson.row for lesson in bank.curriculum.lessons[:2]], 2, pad_token(source.model))
     squares = squared_gradients(source, rows)
-    deviations, tryout = Deviations(source, bank), Tryout(plan, candidate, 0)
+    deviations, tryout = Deviations(source, bank), Tryout(plan, candidate)
     return {
         "whole": divergence(candidate.model, lessons),
-        "prefixes": prefixes.divergence(candidate, plan.vocabulary, 1),
-        "from prefixes": prefixes.divergence(candidate, plan.vocabulary, 1),
-        "loss": prefixes.loss(candidate, plan.vocabulary, 0),
+        "prefixes": [*prefixes.divergences(candidate, plan.vocabulary, (1, 2))][1],
+        "from prefixes": [*prefixes.divergences(candidate, plan.vocabulary, (1, 2))][1],
+        "loss": next(prefixes.losses(candidate, plan.vocabulary, (1,))),
         "weight error": OptionErrors(deviations, weight_error)(tryout),
         "gradient error": OptionErrors(deviations, gradient_error(lambda: squares))(tryout),
     }

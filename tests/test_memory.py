@@ -108,21 +108,22 @@ def test_divergence_is_the_same(source: Source, bank: Bank, lessons: list[Lesson
 
 
 def test_what_is_behind_prefixes_is_the_same(source: Source, bank: Bank, lessons: list[Lesson], plan: Plan) -> None:
-    prefixes = Prefixes(source.layout, Curriculum(lessons, source.vocabulary), (2, COUNT), 2)
+    prefixes = Prefixes(source.layout, Curriculum(lessons, source.vocabulary), 2)
     candidate = Assembler(source, bank, Shelf(), 0.03).assembled(plan)
-    wanted = [prefixes.divergence(candidate, plan.vocabulary, rung) for rung in range(2)]
+    sizes = (2, COUNT)
+    wanted = [*prefixes.divergences(candidate, plan.vocabulary, sizes)]
     prefixes.forget()
     with scarce(candidate.model, MEMORY) as failed:
-        for rung in (0, 1, 1):
-            assert prefixes.divergence(candidate, plan.vocabulary, rung) == pytest.approx(wanted[rung], rel=1e-4)
+        for _ in range(2):
+            assert [*prefixes.divergences(candidate, plan.vocabulary, sizes)] == pytest.approx(wanted, rel=1e-4)
         assert 0 < len(failed) <= 4
         # what was kept since serves the next
         layers = prefixes.layers_run
-        assert prefixes.divergence(candidate, plan.vocabulary, 1) == pytest.approx(wanted[1], rel=1e-4)
+        assert [*prefixes.divergences(candidate, plan.vocabulary, sizes)] == pytest.approx(wanted, rel=1e-4)
         assert prefixes.layers_run == layers
     prefixes.forget()
     with scarce(candidate.model, 10), pytest.raises(torch.OutOfMemoryError):
-        prefixes.divergence(candidate, plan.vocabulary, 1)
+        prefixes.divergence(candidate, plan.vocabulary, COUNT)
 
 
 def test_translations_are_the_same(source: Source) -> None:

@@ -97,7 +97,7 @@ def _carried(source: Source, heard: list[Example]) -> Carried:
     healed = compress(source, replace(plan, heal=Heal(4, 0, 1.0)), bank, seed=0, coach=coach, tolerance=0.1).model
     scores = {
         "assembled": divergence(candidate.model, lessons),
-        "from prefixes": Prefixes(source.layout, bank.curriculum, (4,), 2).divergence(candidate, plan.vocabulary, 0),
+        "from prefixes": Prefixes(source.layout, bank.curriculum, 2).divergence(candidate, plan.vocabulary, 4),
         "healed": divergence(healed, lessons),
     }
     said = translate(source.model, source.processor, heard[:2], "de")

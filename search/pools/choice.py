@@ -17,6 +17,7 @@ from compress.facts import FACTS
 from corpora.roles import ROLES
 from models.devices import computing
 from models.reference import resolve_model
+from search.gates import Gate
 from search.job import Job
 from search.opening import opened, workbench_of
 from search.pools.cluster import Cluster, check_address, connected, room_for
@@ -137,7 +138,7 @@ class Computing:
     def __init__(self, settings: SearchSettings, workbench: Workbench) -> None:
         self._settings, self._workbench = settings, workbench
 
-    def rungs(self, plan: Plan, seed: int, gate: str) -> Rungs:
+    def rungs(self, plan: Plan, seed: int, gate: Gate) -> Rungs:
         rungs = self._workbench.rungs(plan, seed, gate)
         goes_on: bool | None = None
         while True:

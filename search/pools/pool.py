@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
+from search.gates import Gate
 from space.errors import UserError, first_line
 from space.plan import Plan
 
@@ -35,7 +36,7 @@ Rungs = Generator[tuple[float, ...], bool, Evaluation]
 class Evaluator(Protocol):
     """What a worker keeps in memory and evaluates plans with."""
 
-    def rungs(self, plan: Plan, seed: int, gate: str) -> Rungs:
+    def rungs(self, plan: Plan, seed: int, gate: Gate) -> Rungs:
         """Yields the scores so far after each rung, is sent whether to go on, and returns what was found."""
 
 
@@ -45,12 +46,12 @@ Maker = Callable[[], Evaluator]
 
 @dataclass(frozen=True)
 class Task:
-    """A plan to evaluate, for the trial of a number; `gate` is the proxy of the rungs before healing."""
+    """A plan to evaluate, for the trial of a number; `gate` says what the rungs before healing score."""
 
     number: int
     plan: Plan
     seed: int
-    gate: str
+    gate: Gate
 
 
 # What a driver says to a worker: a task, or whether to go on from a rung.

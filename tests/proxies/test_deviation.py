@@ -23,7 +23,7 @@ from tests.tiny import random_plans, tiny_rows
 
 
 def tryout(source: Source, bank: Bank, plan: Plan) -> Tryout:
-    return Tryout(plan, Assembler(source, bank, Shelf(), 0.03).assembled(plan), 0)
+    return Tryout(plan, Assembler(source, bank, Shelf(), 0.03).assembled(plan))
 
 
 def with_first_ffn(source: Source, ffn: Sublayer) -> Plan:
@@ -102,11 +102,11 @@ def test_errors_of_options_known_are_not_measured_again(source: Source, bank: Ba
     assembler, errors = Assembler(source, bank, Shelf(), 0.03), OptionErrors(deviations, counting)
     plans = random_plans(source, 6)
     for plan in plans:
-        one = Tryout(plan, assembler.assembled(plan), 0)
+        one = Tryout(plan, assembler.assembled(plan))
         assert errors(one) == pytest.approx(OptionErrors(deviations, weight_error)(one))
     before = asked
     for plan in plans:
-        errors(Tryout(plan, assembler.assembled(plan), 0))
+        errors(Tryout(plan, assembler.assembled(plan)))
     assert asked == before
 
 

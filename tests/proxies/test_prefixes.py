@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -32,10 +33,8 @@ def curriculum(source: Source) -> Curriculum:
     return Curriculum(make_lessons(source.model, tiny_rows(source, UTTERANCES[-1])), source.vocabulary)
 
 
-def _prefixes(
-    source: Source, curriculum: Curriculum, states: Recent[tuple[object, int], Tensor] | None = None
-) -> Prefixes:
-    return Prefixes(source.layout, curriculum, UTTERANCES, 2, 500, states or Recent(10**9))
+def _prefixes(source: Source, curriculum: Curriculum, states: Recent[Any, Tensor] | None = None) -> Prefixes:
+    return Prefixes(source.layout, curriculum, 2, 500, states or Recent(10**9))
 
 
 @pytest.mark.parametrize("most_bytes", [10**9, 30_000, 1])
@@ -47,10 +46,10 @@ def test_scores_are_those_of_whole_forward_passes(
     plans = random_plans(source, 6)
     for plan in [*plans, *plans[-2:], plans[0]]:
         candidate = assembler.assembled(plan)
-        for rung, utterances in enumerate(UTTERANCES):
-            found = prefixes.divergence(candidate, plan.vocabulary, rung)
+        found = prefixes.divergences(candidate, plan.vocabulary, UTTERANCES)
+        for score, utterances in zip(found, UTTERANCES, strict=True):
             lessons = curriculum.of(plan.vocabulary)[: 2 * utterances]
-            assert found == pytest.approx(divergence(candidate.model, lessons), rel=1e-4, abs=1e-6)
+            assert score == pytest.approx(divergence(candidate.model, lessons), rel=1e-4, abs=1e-6)
     assert prefixes.states.size_bytes <= max(most_bytes, *(size for _, size in prefixes.states._held.values()))
 
 
@@ -72,9 +71,10 @@ def test_vocabularies_share_what_was_heard(source: Source, bank: Bank) -> None:
     trimmed = replace(whole, vocabulary=source.layout.vocabulary_sizes[0])
     for plan in (whole, trimmed, whole):
         candidate = assembler.assembled(plan)
-        for rung, utterances in enumerate(UTTERANCES):
+        found = prefixes.divergences(candidate, plan.vocabulary, UTTERANCES)
+        for score, utterances in zip(found, UTTERANCES, strict=True):
             wanted = divergence(candidate.model, curriculum.of(plan.vocabulary)[: 2 * utterances])
-            assert prefixes.divergence(candidate, plan.vocabulary, rung) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+            assert score == pytest.approx(wanted, rel=1e-4, abs=1e-6)
 
 
 def _coarse(source: Source, **changed: object) -> Plan:
@@ -96,8 +96,8 @@ def test_what_a_change_does_not_reach_is_not_computed_again(source: Source, bank
 
     def run(plan: Plan) -> float:
         before = prefixes.layers_run
-        prefixes.divergence(assembler.assembled(plan), plan.vocabulary, 0)
-        return (prefixes.layers_run - before) / len(prefixes._batches[plan.vocabulary, 0])
+        prefixes.divergence(assembler.assembled(plan), plan.vocabulary, 2)
+        return (prefixes.layers_run - before) / len(prefixes._batches[plan.vocabulary, (0, 2)])
 
     whole = _coarse(source)
     assert run(whole) == layers
@@ -126,7 +126,7 @@ def test_a_tower_may_be_removed_but_for_one_sublayer(
     plan = _coarse(source, **gone)
     candidate = assembler.assembled(plan)
     wanted = divergence(candidate.model, curriculum.of(plan.vocabulary)[: 2 * UTTERANCES[0]])
-    assert prefixes.divergence(candidate, plan.vocabulary, 0) == pytest.approx(wanted, rel=1e-4)
+    assert prefixes.divergence(candidate, plan.vocabulary, UTTERANCES[0]) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_loss_is_that_of_the_references(source: Source, bank: Bank, curriculum: Curriculum) -> None:
@@ -138,16 +138,17 @@ def test_the_loss_is_that_of_the_references(source: Source, bank: Bank, curricul
         batch = make_batch([lesson.row], pad_token(candidate.model))
         losses.append(float(cross_entropy(target_logits(candidate.model, batch), batch.targets, reduction="sum")))
     expected = sum(losses) / sum(lesson.source_tokens for lesson in lessons)
-    assert prefixes.loss(candidate, source.layout.vocabulary, 1) == pytest.approx(expected, rel=1e-4)
+    *_, found = prefixes.losses(candidate, source.layout.vocabulary, UTTERANCES)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_what_is_forgotten_is_computed_again(source: Source, bank: Bank, curriculum: Curriculum) -> None:
     prefixes = _prefixes(source, curriculum)
     candidate = Assembler(source, bank, Shelf(), 0.03).assembled(uniform_plan(source.layout, WHOLE))
-    first = prefixes.divergence(candidate, source.layout.vocabulary, 0)
+    first = prefixes.divergence(candidate, source.layout.vocabulary, 2)
     layers = prefixes.layers_run
-    prefixes.divergence(candidate, source.layout.vocabulary, 0)
+    prefixes.divergence(candidate, source.layout.vocabulary, 2)
     assert prefixes.layers_run == layers
     prefixes.forget()
-    assert prefixes.divergence(candidate, source.layout.vocabulary, 0) == pytest.approx(first, rel=1e-6)
+    assert prefixes.divergence(candidate, source.layout.vocabulary, 2) == pytest.approx(first, rel=1e-6)
     assert prefixes.layers_run == 2 * layers

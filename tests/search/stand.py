@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from search.gates import Gate
 from search.pools.pool import Evaluation, Rungs
 from space.errors import UserError
 from space.plan import Plan
 
 # Seeds by what they do; any other is evaluated.
-RAISES, DIES, HANGS, EATS, REFUSES, DIES_ONCE, LEAVES, STOPS = range(1_000, 1_008)
+RAISES, DIES, HANGS, EATS, REFUSES, DIES_ONCE, LEAVES, STOPS, TELLS = range(1_000, 1_009)
 
 
 @dataclass(frozen=True)
 class Stand:
-    """Scores are the seed; two rungs, `seconds` each. What dies once leaves a file in `folder`.
+    """Scores are the seed, or what the gate says; two rungs, `seconds` each. What dies once leaves a file in `folder`.
 
     `fates` are of seeds that do what another says.
     """
@@ -28,8 +29,10 @@ class Stand:
     seconds: float = 0.0
     fates: Mapping[int, int] = field(default_factory=dict)
 
-    def rungs(self, plan: Plan, seed: int, gate: str) -> Rungs:
+    def rungs(self, plan: Plan, seed: int, gate: Gate) -> Rungs:
         time.sleep(self.seconds)
+        if seed == TELLS:
+            yield tuple(map(float, gate.utterances))
         if not (yield (float(seed),)):
             return Evaluation((float(seed),), (self.seconds,), None)
         self._befall(self.fates.get(seed, seed))

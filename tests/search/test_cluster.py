@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import launch
 from search.baselines import losses_of
+from search.gates import Gate
 from search.loop import BREAKS, Terms, run_trials
 from search.pareto import sampler_over
 from search.pools.cluster import Cluster, connected
@@ -87,7 +88,7 @@ def test_a_node_that_dies_takes_no_trial_along(nodes: Any, tmp_path: Path) -> No
 
     with connected(nodes.address), closing(Cluster(partial(stand.stand, tmp_path, seconds=0.2), 4)) as pool:
         until_free(pool, 4)
-        run_trials(study, pool, Terms([limits], (), 0, "none", survival=(1.0, 1.0)), _TRIALS, on_trial)
+        run_trials(study, pool, Terms([limits], (), 0, "none", gate=Gate(survival=(1.0, 1.0))), _TRIALS, on_trial)
     assert sorted(ended) == list(range(_TRIALS))
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * _TRIALS
     assert {trial.user_attrs[BREAKS] for trial in study.trials if BREAKS in trial.user_attrs} == {1}

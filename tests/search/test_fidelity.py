@@ -11,7 +11,9 @@ import pytest
 
 import launch
 from search.baselines import losses_of
-from search.fidelity import fidelity_plans, kept_fidelity
+from search.fidelity import fidelity_plans
+from search.gates import FIRST_UTTERANCES, GATES, Gate
+from search.kept import kept_fidelity
 from search.shares import LADDER
 from space.bins import bin_range
 from space.limits import Limits
@@ -42,7 +44,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
         return {path: path.stat().st_mtime_ns for path in Path("studies/bin1/fidelity").glob("plan-*.json")}
 
     found = run(PLANS)
-    running = [f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (8, 48)]
+    running = [f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (4, 8, 16, 24, 48)]
     proxies = ["weight error", "gradient", *running, "healed 4 steps, chrF, 48"]
     assert list(dict.fromkeys(row["proxy"] for row in found["table"])) == proxies
     assert len(found["table"]) == len(proxies) * 4
@@ -61,14 +63,23 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     shared = dict(re.findall(r"\|(model|data) (\w+)", again["signature"]))
     kept = kept_fidelity(Path("studies/bin1"), again["range"], shared)
     assert kept is not None
-    assert kept["plans"] == PLANS
+    assert kept.plans == PLANS
     assert kept_fidelity(Path("studies/bin1"), "bin 4", shared) is None
     assert kept_fidelity(Path("studies/bin1"), again["range"], shared | {"model": "another"}) is None
-    assert set(kept["survival"].values()) <= set(LADDER)
-    assert {proxy: tuple(shares) for proxy, shares in again["survival"].items()} == kept["survival"]
-    assert list(kept["spearman"]) == ["divergence, 8", "divergence, 48", "healed 4 steps, chrF, 48"]
-    for proxy, found_ranks in kept["spearman"].items():
-        assert found_ranks == [ranks["healed", proxy, group] for group in ("all", "best quarter")]
+    assert [(gate.proxy, gate.utterances) for gate in kept.gates] == [
+        (proxy, (first, 48)) for proxy in GATES for first in FIRST_UTTERANCES
+    ]
+    assert {gate.survival for gate in kept.gates} <= set(LADDER)
+    assert kept.gate == kept.with_shares(kept.gate)
+    assert kept.compares_sizes
+    summary = kept.summary(Gate("loss", (16, 48)))
+    assert list(summary["spearman"]) == ["loss, 16", "loss, 48", "healed 4 steps, chrF, 48"]
+    for proxy, found_ranks in summary["spearman"].items():
+        assert list(found_ranks) == [ranks["healed", proxy, group] for group in ("all", "best quarter")]
+    for plan in again["plans"]:
+        for proxy in GATES:
+            seconds = [plan["cheap"][f"{proxy}, {n}"]["seconds"] for n in (4, 8, 16, 24, 48)]
+            assert seconds == sorted(seconds)
     before = files()
 
     def refused(*_: object) -> None:
@@ -78,7 +89,9 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
         patched.setattr("search.workbench.squared_gradients", refused)
         run(PLANS)
     assert launch.main([*command, str(PLANS + 1)]) == 0
-    assert "weight error" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "weight error" in said
+    assert "a study that begins now has rungs of" in said
     assert before.items() <= files().items()
     assert len(files()) == PLANS + 1
 

@@ -19,6 +19,7 @@ import launch
 from compress.checkpoint import folder_bytes
 from models.loading import Source
 from search.baselines import few_starts, losses_of
+from search.gates import Gate
 from search.loop import Terms, limits_of, run_trials, suggest
 from search.pareto import ParetoSampler, RangeStudy, placed, sampler_over, size_over
 from search.pools.here import InProcess
@@ -230,7 +231,7 @@ def test_rungs_stop_trials_beside_those_of_their_range(ranges: list[Limits], sou
     study = optuna.create_study(directions=["minimize", "minimize"])
     study.sampler = sampler_over(ranges, name, losses_of(ranges[0], source.vocabulary.coverage), 0, HEAL_STEPS)
     scores = (float(number) for number in range(1, 100))
-    terms = Terms(ranges, (), 0, "none", survival=(0.5, 0.5))
+    terms = Terms(ranges, (), 0, "none", gate=Gate(survival=(0.5, 0.5)))
     run_trials(study, InProcess(Stand(scores)), terms, 60, lambda _trial: None)
     for limits in ranges:
         here = [trial for trial in study.trials if trial.user_attrs[RANGE] == limits.size_range.name]

@@ -14,13 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models.loading import Source
 from search.baselines import losses_of
+from search.gates import DEFAULT, Gate
 from search.loop import BREAKS, FAILURE, Terms, run_trials
 from search.pareto import sampler_over
 from search.pools.cluster import Cluster, connected
 from search.pools.here import InProcess
 from search.pools.pool import Broken, Evaluated, Event, Pool, Reached, Refused, Task
 from search.pools.processes import Processes
-from search.rungs import DIVERGENCE
 from space.bins import bin_range
 from space.errors import UserError
 from space.genes import HEAL_STEPS
@@ -112,8 +112,8 @@ def heard(pool: Pool, count: int = 1) -> list[Event]:
     return found
 
 
-def task(plan: Plan, number: int, seed: int | None = None) -> Task:
-    return Task(number, plan, number if seed is None else seed, DIVERGENCE)
+def task(plan: Plan, number: int, seed: int | None = None, gate: Gate = DEFAULT) -> Task:
+    return Task(number, plan, number if seed is None else seed, gate)
 
 
 def test_a_task_goes_rung_by_rung(make: MakePool, tmp_path: Path, plan: Plan) -> None:
@@ -131,6 +131,18 @@ def test_a_task_goes_rung_by_rung(make: MakePool, tmp_path: Path, plan: Plan) ->
             assert len(ended.evaluation.divergences) == len(goes_on)
             assert (ended.evaluation.loss is None) == (not all(goes_on))
             assert pool.free == 1
+
+
+def test_workers_score_what_the_gate_of_each_task_says(make: MakePool, tmp_path: Path, plan: Plan) -> None:
+    with closing(make(tmp_path)) as pool:
+        until_free(pool)
+        for sizes in ((4, 48), (16, 48)):
+            pool.begin(task(plan, 3, stand.TELLS, Gate("loss", sizes)))
+            assert heard(pool) == [Reached(3, tuple(map(float, sizes)))]
+            pool.answer(3, True)
+            heard(pool)
+            pool.answer(3, False)
+            assert isinstance(heard(pool)[0], Evaluated)
 
 
 def test_nothing_happens_where_nothing_was_begun(make: MakePool, tmp_path: Path) -> None:
@@ -275,7 +287,7 @@ def driven(study: optuna.Study, pool: Pool, limits: Limits, total: int) -> list[
     """The trials of a study that was gone on with to a total, in the order in which they ended."""
     ended: list[FrozenTrial] = []
     with closing(pool):
-        run_trials(study, pool, Terms([limits], (), 0, "none", survival=(1.0, 1.0)), total, ended.append)
+        run_trials(study, pool, Terms([limits], (), 0, "none", gate=Gate(survival=(1.0, 1.0))), total, ended.append)
     return ended
 
 
@@ -375,6 +387,6 @@ def test_running_trials_count_towards_the_total_and_at_rungs(
     with closing(make_other(tmp_path, 9)) as pool:
         until_free(pool, 9)
         ended: list[FrozenTrial] = []
-        run_trials(study, pool, Terms([limits], (), 0, "none", survival=(0.2, 0.2)), 9, ended.append)
+        run_trials(study, pool, Terms([limits], (), 0, "none", gate=Gate(survival=(0.2, 0.2))), 9, ended.append)
     assert len(study.trials) == 9
     assert sum(trial.state == TrialState.PRUNED for trial in study.trials) >= 2

@@ -1,13 +1,17 @@
-"""How many trials go on, by which proxy: the default where it loses nothing, more or another where it misleads."""
+"""What trials are stopped by: the default where it loses nothing, more of them or another gate where it misleads."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.rungs import GATES, SURVIVAL, Score
+from search.gates import DEFAULT, FIRST_UTTERANCES, GATES, RUNG_UTTERANCES, SURVIVAL, Gate
+from search.rungs import Score
 from search.shares import LADDER, Cost, Ranked, gate_for, lost, shares_for
 
 PLANS = 16
@@ -52,26 +56,73 @@ RIGHT = [float(n) for n in range(PLANS)]
 WRONG = RIGHT[::-1]
 
 
-def chosen(ranks: dict[str, list[float]], seconds: dict[str, float], heal: float = 30.0) -> tuple[str, object]:
-    costs = {proxy: Cost((one / 6, one), heal) for proxy, one in seconds.items()}
-    shares = {proxy: shares_for(ranked(ranks[proxy], ranks[proxy]), 0) for proxy in GATES}
-    proxy = gate_for(shares, costs)
-    return proxy, shares[proxy]
+def chosen(
+    ranks: Mapping[tuple[str, int], Sequence[float]], seconds: Mapping[tuple[str, int], float], heal: float = 30.0
+) -> Gate:
+    """Of proxies with first rungs of so many utterances, which cost so many seconds; the second costs six.
+
+    The second rung ranks right.
+    """
+    found = {}
+    for (proxy, first), one in seconds.items():
+        shares = shares_for(ranked(list(ranks[proxy, first]), RIGHT), 0)
+        found[Gate(proxy, (first, RUNG_UTTERANCES[-1]), shares)] = Cost((one, 6.0), heal).of(shares)
+    return gate_for(found)
+
+
+def of_default_size(values: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
+    return {(proxy, DEFAULT.utterances[0]): value for proxy, value in values.items()}
 
 
 def test_another_proxy_is_the_gate_where_the_default_misleads_and_it_does_not() -> None:
-    alike = dict.fromkeys(GATES, 1.0)
-    assert chosen(dict.fromkeys(GATES, RIGHT), alike) == ("divergence", SURVIVAL)
-    found = chosen({"divergence": WRONG, "loss": WRONG, "chrF": RIGHT}, {"divergence": 1.0, "loss": 1.0, "chrF": 4.0})
-    assert found == ("chrF", SURVIVAL)
+    alike = of_default_size(dict.fromkeys(GATES, 1.0))
+    assert chosen(of_default_size(dict.fromkeys(GATES, RIGHT)), alike) == DEFAULT
+    ranks = of_default_size({"divergence": WRONG, "loss": WRONG, "chrF": RIGHT})
+    assert chosen(ranks, of_default_size({"divergence": 1.0, "loss": 1.0, "chrF": 4.0})) == replace(
+        DEFAULT, proxy="chrF"
+    )
 
 
 def test_a_proxy_that_saves_no_time_is_not_taken() -> None:
     """Translating costs more than the healings that the default does not spare."""
-    ranks = {"divergence": WRONG, "loss": WRONG, "chrF": RIGHT}
-    assert chosen(ranks, {"divergence": 1.0, "loss": 1.0, "chrF": 90.0})[0] == "divergence"
-    nearly = dict(zip(GATES, (1.0, 0.95, 4.0), strict=True))
-    assert chosen(dict.fromkeys(GATES, RIGHT), nearly, heal=0.0)[0] == "divergence"
+    ranks = of_default_size({"divergence": WRONG, "loss": WRONG, "chrF": RIGHT})
+    assert chosen(ranks, of_default_size({"divergence": 1.0, "loss": 1.0, "chrF": 90.0})).proxy == "divergence"
+    nearly = of_default_size({"divergence": 1.0, "loss": 0.95, "chrF": 4.0})
+    assert chosen(of_default_size(dict.fromkeys(GATES, RIGHT)), nearly, heal=0.0) == DEFAULT
+
+
+def of_divergence(values: Mapping[int, Any]) -> dict[tuple[str, int], Any]:
+    return {("divergence", first): value for first, value in values.items()}
+
+
+SECONDS = of_divergence({4: 1.0, 8: 2.0, 16: 3.0, 24: 4.0})
+
+
+def test_more_utterances_are_heard_where_few_mislead() -> None:
+    found = chosen(of_divergence({4: WRONG, 8: WRONG, 16: RIGHT, 24: RIGHT}), SECONDS)
+    assert found == Gate(utterances=(16, 48))
+
+
+def test_fewer_utterances_are_heard_where_they_rank_as_well_and_much_is_saved() -> None:
+    right = of_divergence(dict.fromkeys((4, 8, 16, 24), RIGHT))
+    assert chosen(right, SECONDS) == DEFAULT
+    assert chosen(right, SECONDS, heal=0.0) == Gate(utterances=(4, 48))
+
+
+SIZES = [(proxy, first) for proxy in GATES for first in FIRST_UTTERANCES]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(0.01, 1e4), min_size=len(SIZES), max_size=len(SIZES)), st.randoms(use_true_random=False))
+def test_the_gate_is_the_cheapest_or_the_default(seconds: list[float], rng: random.Random) -> None:
+    gates = [Gate(proxy, (first, 48), rng.choice(LADDER)) for proxy, first in SIZES]
+    found = dict(zip(gates, seconds, strict=True))
+    taken = gate_for(found)
+    default = next(one for one in gates if (one.proxy, one.utterances) == (DEFAULT.proxy, DEFAULT.utterances))
+    if taken != default:
+        assert found[taken] == min(seconds) < 0.9 * found[default]
+    else:
+        assert min(seconds) >= 0.9 * found[default]
 
 
 def test_seconds_of_a_trial_are_those_of_the_rungs_it_reaches() -> None:

@@ -25,6 +25,7 @@ import launch
 from compress.checkpoint import folder_bytes, load_checkpoint
 from corpora.roles import BUNDLED, open_corpus
 from models.loading import load_source
+from search.kept import kept_fidelity, made_of
 from search.rungs import settled
 from search.settings import FORMAT, SearchSettings
 from search.study import open_study
@@ -165,8 +166,9 @@ def test_the_closing_table_has_the_fidelity_of_what_rungs_go_by(
         line = "Spearman with healed chrF on select (among the best quarter): divergence, 8 0.90 (-)"
         out = capsys.readouterr().out
         assert (line in out) == said
-        assert ("rungs: by divergence 1, 0.25 of the trials go on (by the fidelity of 8 plans)" in out) == said
-        assert ("rungs: by divergence 0.5, 0.17 of the trials go on (the bundled model's)" in out) != said
+        sizes = "rungs: 8 and 48 utterances (the bundled model's); by divergence"
+        assert (f"{sizes} 1, 0.25 of the trials go on (by the fidelity of 8 plans)" in out) == said
+        assert (f"{sizes} 0.5, 0.17 of the trials go on (the bundled model's)" in out) != said
     assert summary_of(study_copy)["fidelity"]["spearman"] == {"divergence, 8": [0.9, None]}
 
 
@@ -194,7 +196,8 @@ def test_a_study_is_stopped_by_the_proxy_that_its_fidelity_chose_before_it_began
         assert launch.main([*words, "--trials", str(trials)]) == 0
         found = optuna.load_study(storage="sqlite:///studies/bin2/study.db", study_name="bin2")
         assert found.user_attrs["gate"] == "loss"
-        assert "rungs: by loss 0.5, 0.5 of the trials go on (by the fidelity of 8 plans)" in capsys.readouterr().out
+        line = "(the bundled model's); by loss 0.5, 0.5 of the trials go on (by the fidelity of 8 plans)"
+        assert line in capsys.readouterr().out
         assert all("|loss before|" in trial.user_attrs["signature"] for trial in found.trials)
     before = {tuple(trial.params.items()): trial for trial in trials_of(finished / "studies" / "bin2")}
     same = [(trial, before[key]) for trial in found.trials if (key := tuple(trial.params.items())) in before]
@@ -203,6 +206,60 @@ def test_a_study_is_stopped_by_the_proxy_that_its_fidelity_chose_before_it_began
         assert here.user_attrs["divergences"][0] != there.user_attrs["divergences"][0]
 
 
+def test_a_study_keeps_the_sizes_of_rungs_that_its_fidelity_chose_before_it_began(
+    finished: Path,
+    tmp_path: Path,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its shares are the newest ones of these sizes, or the bundled model's."""
+    kept = kept_key(finished / "studies" / "bin2")
+    monkeypatch.chdir(tmp_path)
+    fidelity = Path("studies/bin2/fidelity/fidelity.json")
+    fidelity.parent.mkdir(parents=True)
+    one, other = ({"proxy": "divergence", "utterances": [n, 48], "survival": [1.0, 1 / n]} for n in (1, 2))
+    for chosen, gates, shares in (
+        (one, [one, other], "1, 1 of the trials go on (by the fidelity of 8 plans)"),
+        (other, [one | {"survival": [1.0, 0.25]}, other], "1, 0.25 of the trials go on (by the fidelity of 8 plans)"),
+        (other, [other], "0.5, 0.17 of the trials go on (the bundled model's)"),
+    ):
+        fidelity.write_text(json.dumps({**FIDELITY, **kept, "gate": chosen, "gates": gates}))
+        assert launch.main([*words, "--trials", "3"]) == 0
+        line = f"rungs: 1 and 48 utterances (by the fidelity it began with); by divergence {shares}"
+        assert line in capsys.readouterr().out
+    found = trials_of(tmp_path / "studies" / "bin2")
+    before = trials_of(finished / "studies" / "bin2")
+    for here, there in zip(found, before[:3], strict=True):
+        assert here.params == there.params
+        assert "|(1, 48) utterances of the proxy role" in here.user_attrs["signature"]
+        assert here.user_attrs["divergences"][0] != there.user_attrs["divergences"][0]
+        assert here.user_attrs["divergences"][1:] == pytest.approx(there.user_attrs["divergences"][1:], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"gate": "bleu"},
+        {"survival": {"divergence": [1.0, 0.25]}},
+        {"survival": {"divergence": [1.0, 0.0], "loss": [0.5, 0.5], "chrF": [1.0, 1.0]}},
+        {"gates": [], "gate": {"proxy": "divergence", "utterances": [48, 48], "survival": [1.0, 1.0]}},
+        {"gates": [], "gate": {"proxy": "divergence", "utterances": [8, 16, 48], "survival": [1.0, 1.0, 1.0]}},
+        {"gates": [], "gate": {"proxy": "divergence", "utterances": [8, 24], "survival": [1.0, 1.0]}},
+    ],
+)
+def test_a_fidelity_whose_gates_are_none_is_not_read(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    shared = {"model": "m", "data": "d"}
+    here = {"range": "bin 2", "signature": made_of("m", "d")}
+    file = tmp_path / "fidelity" / "fidelity.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(FIDELITY | here))
+    assert kept_fidelity(tmp_path, "bin 2", shared) is not None
+    file.write_text(json.dumps(FIDELITY | here | wrong))
+    assert kept_fidelity(tmp_path, "bin 2", shared) is None
+
+
+# As it was written before first rungs of several sizes were measured.
 FIDELITY = {
     "plans": [{}] * 8,
     "gate": "divergence",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 import launch
+from search.kept import RESULT, made_of
+from search.opening import opened
 from search.pools.choice import devices_of
 from search.rungs import DIVERGENCES, HEALED
 from search.settings import SearchSettings
@@ -34,9 +37,27 @@ def trials_of(folder: Path, name: str) -> list[FrozenTrial]:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/studies/{name}/study.db").trials
 
 
+def keep_fidelity(study: Path, model: Path, data: Path, first: int) -> None:
+    """In the folder of a study of a small bin that begins then, with so many utterances in its first rung."""
+    found = opened(SearchSettings(study="new", trials=1, bin=2, model=str(model), data=data))
+    gate = {"proxy": "divergence", "utterances": [first, 48], "survival": [0.5, 0.5]}
+    (study / "fidelity").mkdir(parents=True)
+    text = {
+        "range": found.limits.size_range.name,
+        "signature": made_of(found.model, found.data),
+        "plans": [],
+        "table": [],
+        "gate": gate,
+        "gates": [gate, gate | {"utterances": [8, 48]}],
+    }
+    (study / "fidelity" / RESULT).write_text(json.dumps(text))
+
+
 def test_workers_find_what_the_driver_finds(tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On as many utterances as the study's fidelity says."""
     monkeypatch.chdir(tmp_path)
     for name, workers in (("alone", 1), ("together", 2)):
+        keep_fidelity(tmp_path / "studies" / name, tmp_path, tmp_path, first=1)
         command = [*words, "--study", name, "--trials", str(TRIALS), "--workers", str(workers)]
         assert launch.main(command) == 0
     alone, together = trials_of(tmp_path, "alone"), trials_of(tmp_path, "together")
@@ -47,6 +68,8 @@ def test_workers_find_what_the_driver_finds(tmp_path: Path, words: list[str], mo
     for one, other in pairs:
         # threads are shared out, and sums of floats come in another order
         assert one.user_attrs[DIVERGENCES] == pytest.approx(other.user_attrs[DIVERGENCES], rel=1e-4)
+        assert "|(1, 48) utterances" in other.user_attrs["signature"]
+        assert one.user_attrs[DIVERGENCES][0] not in one.user_attrs[DIVERGENCES][1:]
     assert any(one.state == other.state == TrialState.COMPLETE and HEALED in other.user_attrs for one, other in pairs)
     assert list((tmp_path / "studies" / "together" / "workers").glob("worker-*.log"))
 
