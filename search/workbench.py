@@ -53,7 +53,7 @@ TRIAL_HEALING = HealSettings(batch_rows=32)
 _BEFORE = {DIVERGENCE: "KL(source||candidate)"}
 # Scores of a candidate, in which so many tokens stay, on the first utterances, for ascending numbers of them; each goes
 # on from the one before, and lower is better.
-Scored = Callable[[Assembled, int, Sequence[int]], Iterator[float]]
+Scoring = Callable[[Assembled, int, Sequence[int]], Iterator[float]]
 
 
 def signature(gate: Gate) -> str:
@@ -93,7 +93,7 @@ class Workbench:
         return divergence(model, self.select.of(vocabulary))
 
     @property
-    def gates(self) -> dict[str, Scored]:
+    def gates(self) -> dict[str, Scoring]:
         """Proxies that run a candidate, by name."""
 
         def chrf(candidate: Assembled, vocabulary: int, utterances: Sequence[int]) -> Iterator[float]:
