@@ -496,7 +496,7 @@ def _add_fidelity(commands: Any, shared: _Shared) -> None:
         parents=[shared.common, shared.data, shared.pinned, shared.banked, shared.computed],
         help="how well the cheap scores rank plans",
         description="Score plans, half of them random, half near where a search ends, by every cheap score on as many "
-        "utterances as each rung has; then translate the select role with them, unhealed and healed. Prints how well "
+        "utterances as a rung may have; then translate the select role with them, unhealed and healed. Prints how well "
         "the cheap scores put them in order. What is scored stays; the same command goes on.",
         epilog=_EXAMPLES,
         formatter_class=_STYLE,
