@@ -20,9 +20,11 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.publish import publish_bins, target
+from models.devices import computing
 from proxies.fidelity import best_quarter, fidelity
 from search.fidelity import EXPECTED, HEALED, Examination, FidelitySettings, fidelity_plans, run_fidelity
 from search.finalists import read_keyed
+from search.locks import alone
 from search.opening import measured_losses, opened, workbench_of
 from search.settings import SearchSettings
 from space.files import write_whole
@@ -63,6 +65,11 @@ def rows_of(number: int, result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def agreement(settings: FidelitySettings, result: dict[str, Any]) -> dict[str, float | None]:
     """The correlation of two healings of the best quarter; what was healed again before is read."""
+    with computing(settings.search.compute), alone(settings.folder, "--study"):
+        return _agreement(settings, result)
+
+
+def _agreement(settings: FidelitySettings, result: dict[str, Any]) -> dict[str, float | None]:
     search, console = settings.search, Console()
     found = opened(search)
     workbench = workbench_of(search, found, console)

@@ -76,7 +76,7 @@ def adapt(
     """Trains a float32 model in place on the references; returns it in its best state, and the last state.
 
     `keep` is handed the state after every look at the held-out rows; with such a state as `start` training goes on to
-    the same bits as without a stop. Raises UserError where a loss is not finite.
+    the same bits as without a stop, where memory is not short. Raises UserError where a loss is not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -90,7 +90,7 @@ class Coach:
 
 
 def heal(model: PreTrainedModel, lessons: Sequence[Lesson], plan: Heal, coach: Coach) -> PreTrainedModel:
-    """Trains the model as planned; the same seed gives the same weights."""
+    """Trains the model as planned; the same seed gives the same weights, where memory is not short."""
     if plan.steps == 0:
         return model
     with torch.random.fork_rng(devices=[]):
@@ -130,7 +130,8 @@ def train(
     for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * min((step + 1) / max(1, steps // 10), 1 - step / steps)
-        chosen = [x for i in order[step * a_step :][:a_step] for x in utterances[i]]
+        # an utterance that comes twice, at the end of a round, comes at once: what is heard of it counts once
+        chosen = [x for i in sorted(order[step * a_step :][:a_step]) for x in utterances[i]]
         _backward(model, chosen, coach.settings, optimizer)
         nn.utils.clip_grad_norm_(everything, 1.0)
         optimizer.step()

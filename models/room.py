@@ -68,7 +68,7 @@ class Room:
             return run(left[0])
 
         while left:
-            found = until_it_fits(run_first, lambda: self._shrinks(rows, left[0]))
+            found = self._in_room(run_first, lambda: self._shrinks(rows, left[0]))
             yield left.popleft(), found
 
     def backward(
@@ -85,7 +85,16 @@ class Room:
             for part in self._parts(rows, everything):
                 torch.autograd.backward(loss(part))
 
-        until_it_fits(run, lambda: any(self._shrinks(rows, part) for part in self._largest_first(rows, everything)))
+        self._in_room(run, lambda: any(self._shrinks(rows, part) for part in self._largest_first(rows, everything)))
+
+    def _in_room(self, run: Callable[[], _Found], halve: Callable[[], bool]) -> _Found:
+        """What could not be made to fit says nothing about other batches."""
+        before = self.most_positions
+        try:
+            return until_it_fits(run, halve)
+        except torch.OutOfMemoryError:
+            self.most_positions = before
+            raise
 
     def _largest_first(self, rows: Sequence[Row], batch: Sequence[int]) -> list[Sequence[int]]:
         return sorted(self._parts(rows, batch), key=lambda part: positions(rows, part), reverse=True)

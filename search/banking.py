@@ -36,8 +36,9 @@ from space.layout import Layout
 from space.plan import Plan, Sublayer
 from space.rates import LADDERS
 
-# Changes whenever what is in a file of the same name would be another: rows that are measured on, tolerances, names.
-_FORMAT = 5
+# Changes whenever what is in a file of the same name would be another, or written in another way: rows that are
+# measured on, tolerances, names, checksums.
+_FORMAT = 6
 _ABOUT, _PIECES = "about.json", "pieces"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.devices import current
-from search.gates import DEFAULT, GATES, RUNG_UTTERANCES, Gate
+from search.gates import GATES, RUNG_UTTERANCES, Gate
 from search.settings import FORMAT
 from space import VERSION
 
@@ -27,11 +27,6 @@ class KeptFidelity:
     gate: Gate
     gates: tuple[Gate, ...]
     spearman: Mapping[str, tuple[float | None, float | None]]
-
-    @property
-    def compares_sizes(self) -> bool:
-        """Whether first rungs of several sizes were measured."""
-        return len({gate.utterances for gate in self.gates}) > 1
 
     def with_shares(self, gate: Gate) -> Gate | None:
         """A gate with the shares that were found for its proxy and sizes, if any were."""
@@ -67,11 +62,7 @@ def made_of(model: str, data: str) -> str:
 
 def _gates(found: Mapping[str, Any]) -> tuple[Gate, tuple[Gate, ...]]:
     """The best gate and all there are. Raises ValueError, KeyError or TypeError where it is none."""
-    if "gates" in found:
-        return _gate(found["gate"]), tuple(map(_gate, found["gates"]))
-    # before first rungs of several sizes were measured there was one gate for each proxy
-    gates = {proxy: _gate({**asdict(DEFAULT), "proxy": proxy, "survival": found["survival"][proxy]}) for proxy in GATES}
-    return gates[found["gate"]], tuple(gates.values())
+    return _gate(found["gate"]), tuple(map(_gate, found["gates"]))
 
 
 def _gate(found: Mapping[str, Any]) -> Gate:

@@ -221,8 +221,10 @@ class _Driver:
         mine.standing = replace(mine.standing, divergences=scores)
         if mine.whole:
             return True
-        others = [one.standing for one in self.running.values() if one is not mine and one.standing.divergences]
-        earlier = [*standings(self._study.get_trials(deepcopy=False)), *others]
+        found = standings(self._study.get_trials(deepcopy=False))
+        # in the order they were begun: what runs and got so far went on from the rungs before
+        found |= {n: one.standing for n, one in self.running.items() if one is not mine and one.standing.divergences}
+        earlier = [standing for _, standing in sorted(found.items(), key=lambda one: one[0])]
         return goes_on(mine.standing, earlier, mine.bound_bytes, self._terms.gate.survival)
 
     def _tell(self, mine: _Running, evaluation: Evaluation) -> None:

@@ -87,7 +87,7 @@ def _outcome(trial: FrozenTrial, scores: Sequence[float], gate: Gate) -> str:
         rung = len(scores) - 1
         return (
             f"Stopped after {gate.utterances[rung]} utterances: by its {gate.proxy}, bytes and removed sublayers not "
-            f"among the best {gate.survival[rung]:.0%} there"
+            "among the best of the last there"
         )
     return f"Failed: {trial.user_attrs.get(FAILURE, 'no reason is known')}"
 

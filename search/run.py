@@ -167,7 +167,7 @@ def _gate(study: optuna.Study, measured: KeptFidelity | None, console: Console) 
     if not study.get_trials(deepcopy=False):
         chosen = measured.gate if measured else DEFAULT
         study.set_user_attr(_GATE, chosen.proxy)
-        study.set_user_attr(_UTTERANCES, chosen.utterances if measured and measured.compares_sizes else None)
+        study.set_user_attr(_UTTERANCES, chosen.utterances if measured else None)
     kept = study.user_attrs
     gate = Gate(kept.get(_GATE, DEFAULT.proxy), tuple(kept.get(_UTTERANCES) or DEFAULT.utterances))
     of_sizes = "the bundled model's" if kept.get(_UTTERANCES) is None else "by the fidelity it began with"

@@ -72,9 +72,9 @@ def standing_of(trial: FrozenTrial) -> Standing | None:
     )
 
 
-def standings(trials: Sequence[FrozenTrial]) -> list[Standing]:
-    """Of all trials that have one, in their order, with settled losses."""
-    return [found for trial in settled(trials) if (found := standing_of(trial)) is not None]
+def standings(trials: Sequence[FrozenTrial]) -> dict[int, Standing]:
+    """Of all trials that have one, by their number, with settled losses."""
+    return {trial.number: found for trial in settled(trials) if (found := standing_of(trial)) is not None}
 
 
 def settled(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -40,7 +40,7 @@ class TakenError(Exception):
 
 def shown(url: str) -> str:
     """A storage's URL as it may be printed: without a password."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)(passw\w*=)[^&]*", r"\1***", re.sub(r"(://[^:/]*):.*@", r"\1:***@", url))
 
 
 def file_of(url: str) -> Path | None:
@@ -68,8 +68,10 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
     try:
         storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError, ValueError) as error:
+        # of what is no number, which may be a part of a password, nothing is repeated
+        reason = "its port is no number" if isinstance(error, ValueError) else first_line(error)
         raise UserError(
-            f"--storage {shown(url)}: {first_line(error)}; write for instance sqlite:///trials.db, "
+            f"--storage {shown(url)}: {reason}; write for instance sqlite:///trials.db, "
             "postgresql://host/name or trials.log"
         ) from error
     if url.startswith("sqlite"):

@@ -46,7 +46,7 @@ class PlanStorage(RDBStorage):
 
 
 class DrivenStorage(_CachedStorage):
-    """That of the only process which writes trials: what was read, and not written to since, is as it was.
+    """Of one study, for the only process that writes its trials: what was read, and not written to since, is as it was.
 
     Optuna reads every trial that runs again at every look at a study; a driver has as many as it has workers, and
     looks at every rung.
@@ -54,8 +54,8 @@ class DrivenStorage(_CachedStorage):
 
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
-        # ids of studies that were read, and of trials that are to be read again
-        self._known: set[int] = set()
+        # the id of the study once it was read, and those of trials that are to be read again
+        self._known: int | None = None
         self._changed: set[int] = set()
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -84,14 +84,15 @@ class DrivenStorage(_CachedStorage):
         super().set_trial_system_attr(trial_id, key, value)
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        if study_id in self._known:
+        assert self._known in (None, study_id), "one study"
+        if self._known is not None:
             if not self._changed:
                 return
             study = self._studies[study_id]
             study.unfinished_trial_ids = set(self._changed)
             study.last_finished_trial_id = max((trial._trial_id for trial in study.trials.values()), default=-1)
         super()._read_trials_from_remote_storage(study_id)
-        self._known.add(study_id)
+        self._known = study_id
         self._changed.clear()
 
 

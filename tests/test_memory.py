@@ -162,7 +162,8 @@ def test_a_step_of_healing_has_the_same_gradients(
         found.append([one.grad.clone() for one in parameters if one.grad is not None])
 
     monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", caught)
-    settings, plan = HealSettings(batch_rows=2 * COUNT), Heal(2, 0, 1.0)
+    # a round and a half a step: some utterances come twice
+    settings, plan = HealSettings(batch_rows=3 * COUNT), Heal(2, 0, 1.0)
     # not at its teacher, where gradients are next to nothing
     start = copy.deepcopy(source.model)
     with torch.no_grad():
@@ -170,7 +171,7 @@ def test_a_step_of_healing_has_the_same_gradients(
             parameter.mul_(1.05)
     heal(copy.deepcopy(start), lessons, plan, Coach(1, settings))
     model = copy.deepcopy(start)
-    with scarce(model, MEMORY, backward=backward) as failed:
+    with scarce(model, 2 * MEMORY, backward=backward) as failed:
         heal(model, lessons, plan, Coach(1, settings))
     assert 0 < len(failed) <= 5
     for one, other in zip(found[0], found[2], strict=True):

@@ -1,4 +1,7 @@
-"""What pools have in common whose workers are elsewhere: a seat for each, into which another is put where one dies."""
+"""What pools have in common whose workers are elsewhere: a seat for each, into which another is put where one dies.
+
+Their deaths are counted, replaced and told in one way, which is inherited: only hearing them differs.
+"""
 
 from __future__ import annotations
 

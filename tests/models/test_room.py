@@ -119,3 +119,16 @@ def test_what_failed_is_let_go_before_the_next_attempt() -> None:
 
     assert until_it_fits(run, lambda: True) == 7
     assert attempts == [0, 0, 0]
+
+
+def test_a_row_that_never_fits_says_nothing_about_others() -> None:
+    rows, room = rows_of([(10, 5, True)] * 4), Room()
+
+    def run(_part: Sequence[int]) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(room.each(rows, range(8), run))
+    with pytest.raises(torch.OutOfMemoryError):
+        room.backward(rows, lambda _part: run(_part) or torch.zeros(()), lambda: None)
+    assert [list(part) for part, _ in room.each(rows, range(8), len)] == [list(range(8))]

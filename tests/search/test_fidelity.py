@@ -75,7 +75,6 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     ]
     assert {gate.survival for gate in kept.gates} <= set(LADDER)
     assert kept.gate == kept.with_shares(kept.gate)
-    assert kept.compares_sizes
     summary = kept.summary(Gate("loss", (16, 48)))
     assert list(summary["spearman"]) == ["loss, 16", "loss, 48", *healed]
     for proxy, found_ranks in summary["spearman"].items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
@@ -19,7 +21,7 @@ from search.loop import BREAKS, FAILURE, Terms, run_trials
 from search.pareto import sampler_over
 from search.pools.cluster import Cluster, connected
 from search.pools.here import InProcess
-from search.pools.pool import Broken, Evaluated, Event, Pool, Reached, Refused, Task
+from search.pools.pool import Broken, Evaluated, Evaluation, Event, Pool, Reached, Refused, Task
 from search.pools.processes import Processes
 from space.bins import bin_range
 from space.errors import UserError
@@ -298,6 +300,59 @@ def test_every_pool_has_the_study_of_the_others(
     assert sorted(trial.number for trial in ended) == list(range(6))
     assert [trial.user_attrs["divergences"] for trial in study.trials] == [[i, i] for i in range(6)]
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
+
+
+class Lingering:
+    """Workers whose first two rungs take no time, and whose last takes so long that all others are busy with theirs."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers, self._rng = workers, random.Random(0)
+        self._scores: dict[int, tuple[float, ...]] = {}
+        self._due: deque[int] = deque()
+        self._last: deque[int] = deque()
+        self.went: dict[int, bool] = {}
+
+    @property
+    def free(self) -> int:
+        return self._workers - len(self._scores)
+
+    def begin(self, task: Task) -> None:
+        self._scores[task.number] = (self._rng.random(),)
+        self._due.append(task.number)
+
+    def answer(self, number: int, goes_on: bool) -> None:
+        self.went.setdefault(number, goes_on)
+        scores = self._scores[number]
+        if goes_on and len(scores) == 2:
+            self._last.append(number)
+            return
+        if goes_on:
+            self._scores[number] = (*scores, self._rng.random())
+        self._due.append(number if goes_on else -1 - number)
+
+    def events(self, _seconds: float) -> list[Event]:
+        if self._due:
+            number = self._due.popleft()
+            if number >= 0:
+                return [Reached(number, self._scores[number])]
+            scores = self._scores.pop(-1 - number)
+            return [Evaluated(-1 - number, Evaluation(scores, scores))]
+        if not self._last:
+            return []
+        number = self._last.popleft()
+        scores = self._scores.pop(number)
+        return [Evaluated(number, Evaluation(scores, (*scores, 1.0), 50.0, 1.0))]
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+
+
+def test_trials_that_heal_are_not_what_all_others_are_held_against(study: optuna.Study, limits: Limits) -> None:
+    """They are the winners of their rungs, and with many workers more than a rung looks at."""
+    pool = Lingering(64)
+    run_trials(study, pool, Terms([limits], (), 0, "none"), 300, lambda _trial: None)
+    later = [went for number, went in pool.went.items() if number >= 100]
+    assert 0.35 < sum(later) / len(later) < 0.65
 
 
 def test_a_trial_is_tried_once_more_where_its_worker_died(

@@ -139,12 +139,12 @@ def test_a_pruned_trial_is_seen_with_what_it_would_have_come_to() -> None:
     assert [trial.values[1] for trial in seen[21:24]] == [900] * 3
     assert [trial.state for trial in study.trials[21:]] == [TrialState.PRUNED] * 5
     assert [x.number for x in SeenStudy(study).get_trials(states=(TrialState.PRUNED,))] == [24]
-    assert [one.divergences[-1] for one in standings(study.trials)[-3:]] == [
+    assert [one.divergences[-1] for one in list(standings(study.trials).values())[-3:]] == [
         2.0**15,
         pytest.approx(math.nan, nan_ok=True),
         2.0**90,
     ]
-    assert [one.loss for one in standings(study.trials)[20:22]] == [99.0, None]
+    assert [one.loss for one in list(standings(study.trials).values())[20:22]] == [99.0, None]
 
 
 def test_a_plan_closer_than_any_before_is_expected_to_be_better() -> None:

@@ -152,6 +152,27 @@ def test_finalists_are_those_that_translate_best(finished: Path) -> None:
         assert len(trial.user_attrs["divergences"]) == len(trial.user_attrs["seconds"]) - 1
 
 
+# What `launch.py fidelity` keeps, as far as a search reads it.
+GATE = {
+    proxy: {"proxy": proxy, "utterances": [8, 48], "survival": survival}
+    for proxy, survival in (("divergence", [1.0, 0.25]), ("loss", [0.5, 0.5]), ("chrF", [1.0, 1.0]))
+}
+FIDELITY = {
+    "plans": [{}] * 8,
+    "gate": GATE["divergence"],
+    "gates": list(GATE.values()),
+    "table": [
+        {"full": full, "proxy": proxy, "group": group, "spearman": {"value": value}}
+        for full, proxy, group, value in (
+            ("unhealed", "divergence, 8", "all", 0.1),
+            ("healed", "weight error", "all", 0.2),
+            ("healed", "divergence, 8", "all", 0.9),
+            ("healed", "divergence, 8", "best quarter", None),
+        )
+    ],
+}
+
+
 def test_the_closing_table_has_the_fidelity_of_what_rungs_go_by(
     study_copy: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,11 +215,11 @@ def test_a_study_is_stopped_by_the_proxy_that_its_fidelity_chose_before_it_began
     fidelity = Path("studies/bin2/fidelity/fidelity.json")
     fidelity.parent.mkdir(parents=True)
     for gate, trials in (("loss", 4), ("divergence", 6)):
-        fidelity.write_text(json.dumps(FIDELITY | kept | {"gate": gate}))
+        fidelity.write_text(json.dumps(FIDELITY | kept | {"gate": GATE[gate]}))
         assert launch.main([*words, "--trials", str(trials)]) == 0
         found = optuna.load_study(storage="sqlite:///studies/bin2/study.db", study_name="bin2")
         assert found.user_attrs["gate"] == "loss"
-        line = "(the bundled model's); by loss 0.5, 0.5 of the trials go on (by the fidelity of 8 plans)"
+        line = "(by the fidelity it began with); by loss 0.5, 0.5 of the trials go on (by the fidelity of 8 plans)"
         assert line in capsys.readouterr().out
         assert all("|loss before|" in trial.user_attrs["signature"] for trial in found.trials)
     before = {tuple(trial.params.items()): trial for trial in trials_of(finished / "studies" / "bin2")}
@@ -242,12 +263,14 @@ def test_a_study_keeps_the_sizes_of_rungs_that_its_fidelity_chose_before_it_bega
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"gate": "bleu"},
-        {"survival": {"divergence": [1.0, 0.25]}},
-        {"survival": {"divergence": [1.0, 0.0], "loss": [0.5, 0.5], "chrF": [1.0, 1.0]}},
-        {"gates": [], "gate": {"proxy": "divergence", "utterances": [48, 48], "survival": [1.0, 1.0]}},
-        {"gates": [], "gate": {"proxy": "divergence", "utterances": [8, 16, 48], "survival": [1.0, 1.0, 1.0]}},
-        {"gates": [], "gate": {"proxy": "divergence", "utterances": [8, 24], "survival": [1.0, 1.0]}},
+        {"gate": "divergence"},
+        {"gates": None},
+        {"gate": GATE["loss"] | {"proxy": "bleu"}},
+        {"gate": GATE["loss"] | {"survival": [1.0, 0.0]}},
+        {"gate": GATE["loss"] | {"survival": [1.0]}},
+        {"gate": GATE["loss"] | {"utterances": [48, 48]}},
+        {"gate": GATE["loss"] | {"utterances": [8, 16, 48]}},
+        {"gates": [GATE["loss"] | {"utterances": [8, 24]}]},
     ],
 )
 def test_a_fidelity_whose_gates_are_none_is_not_read(tmp_path: Path, wrong: dict[str, Any]) -> None:
@@ -259,23 +282,6 @@ def test_a_fidelity_whose_gates_are_none_is_not_read(tmp_path: Path, wrong: dict
     assert kept_fidelity(tmp_path, "bin 2", shared) is not None
     file.write_text(json.dumps(FIDELITY | here | wrong))
     assert kept_fidelity(tmp_path, "bin 2", shared) is None
-
-
-# As it was written before first rungs of several sizes were measured.
-FIDELITY = {
-    "plans": [{}] * 8,
-    "gate": "divergence",
-    "survival": {"divergence": [1.0, 0.25], "loss": [0.5, 0.5], "chrF": [1.0, 1.0]},
-    "table": [
-        {"full": full, "proxy": proxy, "group": group, "spearman": {"value": value}}
-        for full, proxy, group, value in (
-            ("unhealed", "divergence, 8", "all", 0.1),
-            ("healed", "weight error", "all", 0.2),
-            ("healed", "divergence, 8", "all", 0.9),
-            ("healed", "divergence, 8", "best quarter", None),
-        )
-    ],
-}
 
 
 def test_same_seed_gives_the_same_plans(
@@ -514,14 +520,30 @@ def test_a_wrong_storage_is_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("place", ["127.0.0.1:1/trials", "host:port/trials", "at@127.0.0.1:1/trials"])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("me:secret@127.0.0.1:1/trials", "me:***@127.0.0.1:1/trials"),
+        ("me:secret@host:port/trials", "me:***@host:port/trials"),
+        ("me:secret@secret@127.0.0.1:1/trials", "me:***@127.0.0.1:1/trials"),
+        ("me:an@other:secret@127.0.0.1:1/trials", "me:***@127.0.0.1:1/trials"),
+        ("me@home:secret@127.0.0.1:1/trials", "me@home:***@127.0.0.1:1/trials"),
+        ("127.0.0.1:1/trials?user=me&password=secret", "127.0.0.1:1/trials?user=me&password=***"),
+    ],
+)
 def test_a_password_is_not_printed(
-    place: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    url: str,
+    said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert launch.main([*words, "--trials", "1", "--storage", f"postgresql://me:secret@{place}"]) == 2
+    assert launch.main([*words, "--trials", "1", "--storage", f"postgresql://{url}"]) == 2
     error = capsys.readouterr().err
-    assert "postgresql://me:***@" in error
+    assert f"postgresql://{said}" in error
     assert "secret" not in error
     assert error.count("\n") == 1
 
