@@ -23,7 +23,7 @@ from search.gates import SURVIVAL
 
 # Until a rung has seen this many trials, all go on; then a trial is held against the last so many. A search gets
 # better: beside all that ever were, most of its later trials are among the best (decision 0028).
-_FIRST_TRIALS, _LAST_TRIALS = 6, 36
+_FIRST_TRIALS, _LAST_TRIALS = 6, 24
 # Bytes count in grains, so many to the bound: less is filled up by a finalist, and should decide nothing before. With
 # finer ones most plans are behind one that is as close, and the front is plans that are smaller and far off.
 _GRAINS = 10
