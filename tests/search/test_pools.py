@@ -349,7 +349,8 @@ class Lingering:
 
 def test_trials_that_heal_are_not_what_all_others_are_held_against(study: optuna.Study, limits: Limits) -> None:
     """They are the winners of their rungs, and with many workers more than a rung looks at."""
-    pool = Lingering(64)
+    pool, sampler = Lingering(64), study.sampler
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     run_trials(study, pool, Terms([limits], (), 0, "none"), 300, lambda _trial: None)
     later = [went for number, went in pool.went.items() if number >= 100]
     assert 0.35 < sum(later) / len(later) < 0.65
