@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from compress.units import matrix, weight
 from models.anatomy import Place, places
 from models.devices import HOST, device_of, in_full
 from models.inputs import Batch, target_logits
+from models.room import until_it_fits
 from space.plan import Plan
 
 _LEAST_CROSSED_BYTES = 2 * 2**30
@@ -39,7 +41,10 @@ class Sum:
         seen = inputs[0].detach()
         if seen.is_floating_point():
             vectors = self._vectors(seen.float())
-            self.moments, self.first = self.moments + vectors.T @ vectors, self.first + vectors.sum(0)
+            moments, first = vectors.T @ vectors, vectors.sum(0)
+            # in place: on a GPU a third copy of the largest would be what there is no memory for
+            self.moments = self.moments.add_(moments) if self.count else moments
+            self.first = self.first.add_(first) if self.count else first
             self.count += len(vectors)
         else:
             self.moments = self.moments + torch.bincount(seen.reshape(-1), minlength=len(weight(self.module))).float()
@@ -121,7 +126,7 @@ class _Crossed:
             if later := names[index + 1 :][: self.reach]:
                 crossed = inside.T @ torch.cat([self.seen[other][1] for other in later], dim=1)
                 crossed = crossed.view(len(crossed), len(later), -1).permute(1, 0, 2)
-                self.moments[name] = self.moments.get(name, torch.zeros(())) + crossed
+                self.moments[name] = self.moments[name].add_(crossed) if name in self.moments else crossed
         self.count += len(self.seen[names[0]][0]) if names else 0
         self.seen.clear()
 
@@ -144,31 +149,60 @@ class Measured:
     findings: tuple[str, ...]
 
 
-@torch.no_grad()
 def measure(model: PreTrainedModel, plan: Plan, batches: Iterable[Batch]) -> Measured:
     """Hessians of all matrices of a model carved by a plan, and what is behind its sublayers.
 
-    Summed where the model is, and then in host memory. Padded positions count like others: batches of one utterance
-    have few. Raises UserError where inputs hold NaN.
+    Summed where the model is, and then in host memory: in one pass over the batches, or in two where there is no memory
+    for both sums beside the model. Padded positions count like others: batches of one utterance have few. Raises
+    UserError where inputs hold NaN, torch.OutOfMemoryError where there is no memory for one.
     """
+    kept = list(batches)
+    passes: list[Callable[..., tuple[Hessians, dict[str, Behind]]]] = [_summed]
+
+    def each() -> list[tuple[Hessians, dict[str, Behind]]]:
+        found = []
+        for summed in passes:
+            found.append(summed(model, plan, kept))
+            # what solves for removal orders takes its memory beside torch's
+            torch.cuda.empty_cache()
+        return found
+
+    def apart() -> bool:
+        short = len(passes) == 1
+        passes[:] = [partial(_summed, behind=False), partial(_summed, hessians=False)]
+        return short
+
+    found = until_it_fits(each, apart)
+    hessians = {name: of for one, _ in found for name, of in one.items()}
+    behind = {name: of for _, one in found for name, of in one.items()}
+    odd = [line for name, of in hessians.items() for one in dict.fromkeys(of) for line in one.findings(name)]
+    return Measured(hessians, behind, tuple(odd))
+
+
+@torch.no_grad()
+def _summed(
+    model: PreTrainedModel, plan: Plan, batches: Sequence[Batch], *, hessians: bool = True, behind: bool = True
+) -> tuple[Hessians, dict[str, Behind]]:
+    """One pass over batches, for one of the two or for both."""
     sums: dict[str, tuple[Sum, ...]] = {}
     towers: dict[str, _Crossed] = {}
     reach = _reach(list(places(model, plan)))
     with ExitStack() as hooks:
         for place in places(model, plan):
-            sums[place.name] = watched(place, hooks)
+            if hessians:
+                sums[place.name] = watched(place, hooks)
             tower, _, sublayer = place.name.partition(".")
-            if sublayer:
+            if behind and sublayer:
                 seen = towers.setdefault(tower, _Crossed(reach)).hook(place.name)
                 hooks.callback(place.matrices[-1].register_forward_hook(seen).remove)
         for batch in batches:
             target_logits(model, batch.to(device_of(model)))
             for tower_sums in towers.values():
                 tower_sums.add()
-    hessians = {name: moved(hessians_of(running), HOST) for name, running in sums.items()}
-    behind = {name: found for tower_sums in towers.values() for name, found in tower_sums.behind()}
-    found = [line for name, of in hessians.items() for one in dict.fromkeys(of) for line in one.findings(name)]
-    return Measured(hessians, behind, tuple(found))
+    return (
+        {name: moved(hessians_of(running), HOST) for name, running in sums.items()},
+        {name: found for tower_sums in towers.values() for name, found in tower_sums.behind()},
+    )
 
 
 def _reach(whole: Sequence[Place]) -> int:

@@ -69,6 +69,8 @@ COMPUTED: dict[str, Computed] = {
     "streaming": _streamed,
 }
 
+CLOSE = {"scores": 1e-6, "all weights healed": 1e-5, "LoRA healed": 1e-5}
+
 
 @pytest.mark.parametrize("what", COMPUTED)
 def test_what_is_computed_elsewhere_is_what_is_computed_here(
@@ -79,8 +81,8 @@ def test_what_is_computed_elsewhere_is_what_is_computed_here(
     ours = COMPUTED[what](*here, tmp_path / "here")
     with elsewhere():
         theirs = COMPUTED[what](*there, tmp_path / "there")
-    # sums of gradients alone come in another order
-    assert theirs == (pytest.approx(ours, rel=1e-6) if what == "scores" else ours)
+    # sums of gradients alone come in another order, and steps of healing go by them
+    assert theirs == (pytest.approx(ours, rel=CLOSE[what]) if what in CLOSE else ours)
 
 
 def test_tensors_of_two_places_are_not_mixed() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from compress import importance
 from compress.facts import BankFolder, Facts
 from compress.heal import Lesson, make_lessons
 from compress.importance import measure
@@ -54,6 +56,38 @@ def test_facts_come_back_as_they_were_measured(source: Source, tmp_path: Path) -
         name: order.tolist() for name, order in made.orders.items()
     }
     assert found.measured.findings == made.measured.findings
+
+
+def test_where_memory_is_short_the_same_is_measured_in_two_passes(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, summed = _facts(source).measured, importance._summed
+    asked = []
+
+    def short(*given: Any, hessians: bool = True, behind: bool = True) -> Any:
+        asked.append((hessians, behind))
+        found = summed(*given, hessians=hessians, behind=behind)
+        if hessians and behind:
+            raise torch.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(importance, "_summed", short)
+    found = _facts(source).measured
+    assert asked == [(True, True), (True, False), (False, True)]
+    assert list(found.hessians) == list(wanted.hessians)
+    assert list(found.behind) == list(wanted.behind)
+    for name, hessians in wanted.hessians.items():
+        for one, other in zip(hessians, found.hessians[name], strict=True):
+            assert torch.equal(one.moments, other.moments)
+    for name, behind in wanted.behind.items():
+        assert torch.equal(behind.moments, found.behind[name].moments)
+
+    def shorter(*_given: Any, **_which: bool) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(importance, "_summed", shorter)
+    with pytest.raises(torch.OutOfMemoryError):
+        _facts(source)
 
 
 def _same(one: Lesson, other: Lesson) -> bool:
