@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor
 
-from compress.frequencies import Table, merged, stream_bytes, table_of
+from compress.frequencies import Table, merged, stream_bytes, table_counted, table_of
 from compress.gptq import Hessian, round_with_feedback
 from compress.pricing import CLOSEST_MODEL, Priced, Pricing, Wanted, priced
+from models.devices import HOST
 from models.modeling_tightfit import COLUMN_GRID, HEAD, TABLE_HEAD, coded_values, table_model
 
 # Row scales have steps of a 32nd of an octave, or coarser where the finer ones take too many bytes.
@@ -35,6 +36,8 @@ LARGEST_SYMBOL = 2**14
 # Steps are searched until the bytes are within this share below what they may be.
 TOLERANCE = 1e-3
 _MOST_PASSES = 12
+# Entries whose places are in memory at a time, 8 bytes each.
+_COUNTED_AT_ONCE = 2**24
 # In logarithms of steps.
 _LEAST_MOVE = 0.01
 
@@ -56,8 +59,14 @@ class CodedMatrix:
         return found.T.contiguous() if self.transposed else found
 
     def to(self, device: torch.device) -> CodedMatrix:
+        """On a device; where it is there already itself, with its size where that was counted."""
+        if self.symbols.device == device:
+            return self
         symbols, of_rows, of_columns = (x.to(device) for x in (self.symbols, self.of_rows, self.of_columns))
-        return replace(self, symbols=symbols, of_rows=of_rows, of_columns=of_columns)
+        found = replace(self, symbols=symbols, of_rows=of_rows, of_columns=of_columns)
+        if "size_bytes" in self.__dict__:
+            found.__dict__["size_bytes"] = self.size_bytes
+        return found
 
     @cached_property
     def size_bytes(self) -> int:
@@ -83,9 +92,10 @@ def code_matrix(
 ) -> CodedMatrix:
     """The matrix (rows, columns) coded with the finest step whose bytes are at most `most_bytes`, or nearly.
 
-    Of what it may take at most a share `tolerance` stays unused, where the matrix is not too small to be coded so
-    closely. Where inputs are one-hot (a lookup table, rows are tokens) `hessian` is over the rows: the matrix is
-    transposed. Bytes must be enough for a head and tables of two symbols, `space.size.CODED_FRAME_BYTES`.
+    It is in host memory. Of what it may take at most a share `tolerance` stays unused, where the matrix is not too
+    small to be coded so closely. Where inputs are one-hot (a lookup table, rows are tokens) `hessian` is over the rows:
+    the matrix is transposed. Bytes must be enough for a head and tables of two symbols,
+    `space.size.CODED_FRAME_BYTES`.
     """
     at_rate = priced(hessian, 8 * most_bytes / max(1, weight.numel()), pricing)
     target = _Target(weight, at_rate, even=False)
@@ -94,7 +104,8 @@ def code_matrix(
         # exponents are too much for a small matrix, or the entropy of few values jumps from step to step
         even = _search(replace(target, even=True), most_bytes, tolerance)
         found = max(filter(None, (found, even)), key=lambda one: one.size_bytes, default=None)
-    return found or replace(target, even=True).with_step(4.0 * float(weight.abs().max()) + 1e-30)
+    found = found or replace(target, even=True).with_step(4.0 * float(weight.abs().max()) + 1e-30)
+    return found.to(HOST)
 
 
 @dataclass(frozen=True)
@@ -129,11 +140,10 @@ class _Target:
         return relative_steps(self.of_columns)
 
     def with_step(self, step: float) -> CodedMatrix:
-        """The matrix at one step, rows rescaled; the coder wants it in host memory, wherever it was rounded."""
+        """The matrix at one step, rows rescaled, where it was rounded."""
         rounded = round_rows(self.wanted, self.hessian, step * self.relative)
         step, of_rows = rounded.rescaled(step, self.hessian.upright, uneven=not (self.lookup or self.even))
-        symbols, of_rows, of_columns = (x.cpu() for x in (rounded.symbols, of_rows, self.of_columns))
-        return CodedMatrix(symbols, step, of_rows, of_columns, ROW_GRIDS[0], self.lookup)
+        return CodedMatrix(rounded.symbols, step, of_rows, self.of_columns, ROW_GRIDS[0], self.lookup)
 
 
 def column_exponents(hessian: Priced) -> Tensor:
@@ -265,9 +275,7 @@ def _entropies() -> NDArray[np.float64]:
 
 def tables_of(matrix: CodedMatrix) -> list[Table]:
     """Tables of row exponents, column exponents and symbols; neighbouring classes of columns are one where it pays."""
-    columns = matrix.of_columns.numpy()
-    by_column = matrix.symbols.T.numpy()
-    classes = [table_of(by_column[columns == exponent].reshape(-1), int(exponent)) for exponent in np.unique(columns)]
+    classes = classes_of(matrix)
     costs = [table.bits() for table in classes]
     joined = [merged(*pair) for pair in pairwise(classes)]
     joined_costs = [table.bits() for table in joined]
@@ -283,7 +291,22 @@ def tables_of(matrix: CodedMatrix) -> list[Table]:
         joined_costs[first : best + 2] = [
             table.bits() for table in joined[first : first + len(classes[first : best + 2]) - 1]
         ]
-    return [table_of(matrix.of_rows.numpy()), table_of(columns), *classes]
+    return [table_of(matrix.of_rows.cpu().numpy()), table_of(matrix.of_columns.cpu().numpy()), *classes]
+
+
+def classes_of(matrix: CodedMatrix) -> list[Table]:
+    """A table for each exponent that columns have, counted where the symbols are."""
+    exponents, of_class = torch.unique(matrix.of_columns, return_inverse=True)
+    first = int(matrix.symbols.min())
+    width = int(matrix.symbols.max()) - first + 1
+    counts = torch.zeros(len(exponents) * width, dtype=torch.int64, device=of_class.device)
+    for rows in torch.split(matrix.symbols, max(1, _COUNTED_AT_ONCE // max(1, len(of_class)))):
+        places = rows.long().sub_(first).add_(of_class * width)
+        counts += torch.bincount(places.reshape(-1), minlength=len(counts))
+    of_exponents = counts.view(-1, width).cpu().numpy()
+    return [
+        table_counted(found, first, exponent) for found, exponent in zip(of_exponents, exponents.tolist(), strict=True)
+    ]
 
 
 def to_bytes(matrix: CodedMatrix) -> bytes:

@@ -56,10 +56,17 @@ def _frequencies(codes: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def table_of(values: NDArray[np.int32], last: int = 0) -> Table:
-    """The coder wants two symbols at least."""
+    """Of what some values say."""
     values = values.astype(np.int64)
     first = int(values.min())
-    return Table(last, first, np.bincount(values - first, minlength=2))
+    return table_counted(np.bincount(values - first), first, last)
+
+
+def table_counted(counts: NDArray[np.int64], first: int, last: int) -> Table:
+    """Of counts of symbols from `first` on, some of which are there; the coder wants two symbols at least."""
+    there = np.flatnonzero(counts)
+    found = counts[there[0] : there[-1] + 1]
+    return Table(last, first + int(there[0]), found if len(found) > 1 else np.append(found, 0))
 
 
 def merged(one: Table, other: Table) -> Table:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.coding import (
-    LARGEST_SYMBOL,
     ROW_GRIDS,
     CodedMatrix,
     RoundedRows,
+    classes_of,
     code_matrix,
     column_exponents,
     relative_steps,
@@ -143,15 +143,7 @@ def _rounded(weights: Tensor, hessian: Priced, steps: Tensor) -> RoundedRows:
 
 def unmerged_tables(matrix: CodedMatrix) -> list[Table]:
     """As `compress.coding.tables_of`, without joining neighbours: beside so many symbols frequencies are nothing."""
-    classes = []
-    for exponent in np.unique(matrix.of_columns.numpy()):
-        counts = np.zeros(2 * LARGEST_SYMBOL + 1, dtype=np.int64)
-        for symbols in _columns(matrix, int(exponent)):
-            counts += np.bincount(symbols.reshape(-1) + LARGEST_SYMBOL, minlength=len(counts))
-        there = np.flatnonzero(counts)
-        end = max(there[-1], there[0] + 1) + 1  # the coder wants two symbols at least
-        classes.append(Table(int(exponent), int(there[0]) - LARGEST_SYMBOL, counts[there[0] : end]))
-    return [table_of(matrix.of_rows.numpy()), table_of(matrix.of_columns.numpy()), *classes]
+    return [table_of(matrix.of_rows.numpy()), table_of(matrix.of_columns.numpy()), *classes_of(matrix)]
 
 
 def _columns(matrix: CodedMatrix, exponent: int, *, backwards: bool = False) -> Iterator[NDArray[np.int32]]:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compress.coding import CodedMatrix, code_matrix, to_bytes
+from compress import coding
+from compress.coding import CodedMatrix, classes_of, code_matrix, to_bytes
 from compress.gptq import Hessian
 from models.modeling_tightfit import decode_matrix
 from space.size import CODED_FRAME_BYTES
@@ -132,3 +133,32 @@ def test_streams_of_few_large_symbols_among_many_small_ones_keep_to_the_bound(
     rows, columns = torch.zeros(len(drawn), dtype=torch.int32), torch.zeros(100, dtype=torch.int32)
     found = CodedMatrix(drawn.round().to(torch.int16), 1.0, rows, columns, 1, transposed=False)
     assert found.size_bytes - 8 <= len(to_bytes(found)) <= found.size_bytes
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 30),
+    largest=st.sampled_from([0, 1, 300, coding.LARGEST_SYMBOL]),
+    exponents=st.integers(0, 5),
+    at_once=st.sampled_from([1, 90, 10**6]),
+    seed=st.integers(0, 99),
+)
+def test_symbols_are_counted_class_by_class(
+    *, rows: int, columns: int, largest: int, exponents: int, at_once: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    symbols = torch.randint(-largest, largest + 1, (rows, columns), generator=generator).short()
+    of_columns = torch.randint(-exponents, exponents + 1, (columns,), generator=generator).int()
+    matrix = CodedMatrix(symbols, 1.0, torch.zeros(rows, dtype=torch.int32), of_columns, 32, transposed=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coding, "_COUNTED_AT_ONCE", at_once)
+        found = classes_of(matrix)
+    assert [table.last for table in found] == sorted(set(of_columns.tolist()))
+    for table in found:
+        seen = symbols[:, of_columns == table.last].reshape(-1).tolist()
+        assert table.first == min(seen)
+        assert len(table.counts) == max(2, max(seen) - min(seen) + 1)
+        assert {table.first + i: count for i, count in enumerate(table.counts.tolist()) if count} == {
+            one: seen.count(one) for one in set(seen)
+        }
