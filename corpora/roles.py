@@ -26,12 +26,16 @@ DIRECTIONS = {"en-de": "de", "en-zh": "zh"}
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance, 16 kHz mono samples in [-1, 1] or English text, and its references by language code."""
+    """One utterance, 16 kHz mono samples in [-1, 1] or English text, and its references by language code.
+
+    `prompt` is an instruction of its own, in place of the one that its direction has.
+    """
 
     id: str
     talk: str
     utterance: NDArray[np.float32] | str
     references: dict[str, str]
+    prompt: str | None = None
 
 
 @dataclass
