@@ -56,25 +56,28 @@ def make_processor(tokenizer: Qwen2TokenizerFast) -> Qwen2AudioProcessor:
 
 
 def make_model(
-    tokenizer: Qwen2TokenizerFast, *, layers: int = 6, vocabulary: int = VOCABULARY
+    tokenizer: Qwen2TokenizerFast, *, layers: int = 6, vocabulary: int = VOCABULARY, narrower: int = 1
 ) -> Qwen2AudioForConditionalGeneration:
-    """Random weights in float32: encoder 6 x 192, decoder 6 x 256, ratios of heads and FFN as in the original."""
+    """Random weights in float32: encoder 6 x 192, decoder 6 x 256, ratios of heads and FFN as in the original.
+
+    All widths, but not the number of heads, are `narrower` times smaller.
+    """
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     config = Qwen2AudioConfig(
         audio_config={
             "model_type": "qwen2_audio_encoder",
-            "d_model": 192,
+            "d_model": 192 // narrower,
             "encoder_layers": layers,
             "encoder_attention_heads": 6,
-            "encoder_ffn_dim": 768,
+            "encoder_ffn_dim": 768 // narrower,
             "num_mel_bins": 80,
             "max_source_positions": 50 * SECONDS,
         },
         text_config={
             "model_type": "qwen2",
             "vocab_size": vocabulary,
-            "hidden_size": 256,
-            "intermediate_size": 784,
+            "hidden_size": 256 // narrower,
+            "intermediate_size": 784 // narrower,
             "num_hidden_layers": layers,
             "num_attention_heads": 8,
             "num_key_value_heads": 8,

@@ -38,11 +38,11 @@ _SHAPE = {
 }
 
 
-def write_tiny(folder: Path) -> Path:
-    """A Qwen2-Audio: the miniature's tokenizer form, random weights from a fixed seed."""
+def write_tiny(folder: Path, *, narrower: int = 2) -> Path:
+    """A Qwen2-Audio: the miniature's tokenizer form, half its widths, random weights from a fixed seed."""
     tokenizer = train_tokenizer(_TEXTS)
     torch.manual_seed(1)
-    model = make_model(tokenizer, layers=3, vocabulary=len(tokenizer))
+    model = make_model(tokenizer, layers=3, vocabulary=len(tokenizer), narrower=narrower)
     model.to(torch.bfloat16).save_pretrained(folder)
     make_processor(tokenizer).save_pretrained(folder)
     return folder
@@ -71,12 +71,17 @@ def _write_reader(folder: Path, make: Callable[[dict[str, int]], torch.nn.Module
     return folder
 
 
+def write_wide(folder: Path) -> Path:
+    """As `write_tiny`, as wide as the miniature."""
+    return write_tiny(folder, narrower=1)
+
+
 TINY = {"qwen2_audio": write_tiny, "qwen2": write_tiny_qwen2, "llama": write_tiny_llama}
 
 
 def load_tiny(folder: Path, kind: str = "qwen2_audio") -> Source:
-    """A tiny source whose vocabulary was counted on the targets."""
-    source = load_source(TINY[kind](folder))
+    """A tiny source, of a kind in TINY or "wide", whose vocabulary was counted on the targets."""
+    source = load_source((TINY | {"wide": write_wide})[kind](folder))
     tokenizer = source.processor.tokenizer
     ids = [token for text in TARGETS.values() for token in tokenizer(text).input_ids]
     vocabulary = source.vocabulary.counting(ids)

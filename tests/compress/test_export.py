@@ -29,6 +29,13 @@ from models.loading import Source, load_processor
 from space.errors import UserError
 from space.plan import REMOVED, Layer, Plan, Sublayer, uniform_plan
 from space.rates import Coded, Packed, Rate
+from tests.tiny import load_tiny
+
+
+@pytest.fixture(scope="module", params=["wide", "qwen2", "llama"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Inputs are as wide as the groups of 128 that some rates have."""
+    return load_tiny(tmp_path_factory.mktemp("tiny"), request.param)
 
 
 @pytest.fixture(autouse=True)

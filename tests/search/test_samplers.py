@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    return load_tiny(tmp_path_factory.mktemp("tiny"))
+    return load_tiny(tmp_path_factory.mktemp("tiny"), "wide")
 
 
 def limits_of(source: Source) -> Limits:
