@@ -42,7 +42,8 @@ from compress.heal import HealSettings
 from corpora.roles import DIRECTIONS
 from scoring.metrics import metrics_of
 from scoring.significance import Lead, lead
-from search.finalists import Exam, examine, mean_chrf
+from search.exam import Exam, mean_chrf
+from search.finalists import examine
 from search.finals import SUMMARY
 from search.gates import RUNG_UTTERANCES
 from search.opening import Opened, measured_losses, opened, workbench_of

@@ -29,7 +29,7 @@ from compress.units import matrix
 from models.anatomy import places
 from models.loading import Source
 from search.baselines import least_loss_plan, without_middle_layers
-from search.finalists import Exam
+from search.exam import Exam
 from search.settings import HEAL_ROWS, RECOMBINED
 from search.workbench import Workbench, sensitivities, with_recombined
 from space.bins import bin_range

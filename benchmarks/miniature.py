@@ -10,7 +10,7 @@ from corpora.roles import BUNDLED as CORPUS
 from corpora.roles import open_corpus
 from models.loading import load_source
 from models.reference import BUNDLED
-from search.finalists import Exam
+from search.exam import Exam
 from search.workbench import make_workbench
 from space.plan import uniform_plan
 from space.rates import Packed

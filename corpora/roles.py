@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 from numpy.typing import NDArray
 
+from corpora.audio import SAMPLE_RATE, decode_audio
 from space.errors import UserError, first_line
 
 ROLES = ("calibrate", "proxy", "select", "report")
 BUNDLED = Path(__file__).parent / "bundled"
-SAMPLE_RATE = 16_000
+# What imported data say of themselves, and where audio of whole talks is.
+ORIGIN, TALKS = "origin.json", "talks-{role}.parquet"
+UNCONSTRAINED, CONSTRAINED = "unconstrained", "constrained"
+CONDITIONS = (UNCONSTRAINED, CONSTRAINED)
+# Where talks are only known as utterances, these are so far apart.
+PAUSE_SECONDS = 0.5
 # Target language code of each direction the task has.
 DIRECTIONS = {"en-de": "de", "en-zh": "zh"}
 
@@ -28,7 +33,8 @@ DIRECTIONS = {"en-de": "de", "en-zh": "zh"}
 class Example:
     """One utterance, 16 kHz mono samples in [-1, 1] or English text, and its references by language code.
 
-    `prompt` is an instruction of its own, in place of the one that its direction has.
+    `prompt` is an instruction of its own, in place of the one that its direction has; `english` is what is said, where
+    that is known.
     """
 
     id: str
@@ -36,6 +42,16 @@ class Example:
     utterance: NDArray[np.float32] | str
     references: dict[str, str]
     prompt: str | None = None
+    english: str | None = None
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A whole talk, 16 kHz mono samples, and its utterances in their order."""
+
+    name: str
+    samples: NDArray[np.float32]
+    examples: tuple[Example, ...]
 
 
 @dataclass
@@ -59,18 +75,80 @@ class Corpus:
                     talk=row["talk"],
                     utterance=decode_audio(row["audio"]["bytes"], row["id"]) if self.heard else row["en"],
                     references={code: row[code] for code in self.languages},
+                    prompt=row.get("prompt") or None,
+                    english=row.get("en") or None,
                 )
                 for row in _rows(self.folder / f"{role}.parquet", self.languages, heard=self.heard)
             ]
         return self.opened[role]
 
+    def talks(self, role: str) -> list[Talk]:
+        """The talks of a role in the order of their first utterances, which a talk's stand together.
+
+        Audio that the data have of whole talks, else their utterances, a pause of half a second between each two.
+        """
+        assert self.heard
+        groups: dict[str, list[Example]] = {}
+        for example in self.examples(role):
+            groups.setdefault(example.talk, []).append(example)
+        whole = self._whole_talks(role)
+        return [
+            Talk(name, whole[name] if name in whole else _joined(examples), tuple(examples))
+            for name, examples in groups.items()
+        ]
+
+    def _whole_talks(self, role: str) -> dict[str, NDArray[np.float32]]:
+        path = self.folder / TALKS.format(role=role)
+        if not path.is_file():
+            return {}
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"--data {path}: not readable ({first_line(error)}); import the data again") from error
+        return {row["talk"]: decode_audio(row["audio"]["bytes"], f"talk {row['talk']}") for row in rows}
+
+    def has_whole_talks(self, role: str) -> bool:
+        """Whether there is audio of whole talks, and not of their utterances alone."""
+        return (self.folder / TALKS.format(role=role)).is_file()
+
     def fingerprint(self) -> str:
         """A hash of every role's bytes: two corpora with one fingerprint hold the same data."""
-        digest = hashlib.sha256()
-        for role in ROLES:
-            path = self.folder / f"{role}.parquet"
-            digest.update(path.read_bytes() if path.exists() else b"")
-        return digest.hexdigest()[:16]
+        return fingerprint_of(self.folder)
+
+    @property
+    def constrained(self) -> bool:
+        """Whether these are data of ACL 60/60, imported and unchanged since."""
+        try:
+            origin = json.loads((self.folder / ORIGIN).read_text(encoding="utf-8"))
+            return bool(origin["constrained"]) and origin["fingerprint"] == self.fingerprint()
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+
+def fingerprint_of(folder: Path) -> str:
+    """A hash of the bytes of every role in a folder."""
+    digest = hashlib.sha256()
+    for role in ROLES:
+        path = folder / f"{role}.parquet"
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()[:16]
+
+
+def check_condition(condition: str, corpus: Corpus, data: str) -> None:
+    """Raises UserError where data are none that the condition allows (task page: nothing but ACL 60/60)."""
+    if condition not in CONDITIONS:
+        raise UserError(f"--condition {condition}: choose from {', '.join(CONDITIONS)}")
+    if condition == CONSTRAINED and not corpus.constrained:
+        raise UserError(
+            f"--condition {CONSTRAINED}: {data} is not ACL 60/60, and nothing else may be used; give --data "
+            f"acl6060:FOLDER, or --condition {UNCONSTRAINED}"
+        )
+
+
+def _joined(examples: Sequence[Example]) -> NDArray[np.float32]:
+    pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE), np.float32)
+    parts = [part for example in examples for part in (np.asarray(example.utterance, np.float32), pause)]
+    return np.concatenate(parts)
 
 
 def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values()), *, heard: bool = True) -> Corpus:
@@ -107,7 +185,8 @@ def _rows(path: Path, languages: Sequence[str], *, heard: bool) -> list[dict[str
     try:
         found = pq.read_schema(path).names
         missing = [name for name in columns if name not in found]
-        rows: list[dict[str, Any]] = [] if missing else pq.read_table(path, columns=columns).to_pylist()
+        more = [name for name in ("en", "prompt") if name in found and name not in columns]
+        rows: list[dict[str, Any]] = [] if missing else pq.read_table(path, columns=[*columns, *more]).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"--data {path}: not a readable parquet file ({first_line(error)}); write it again") from error
     if missing:
@@ -121,16 +200,3 @@ def _rows(path: Path, languages: Sequence[str], *, heard: bool) -> list[dict[str
             lacking = ", ".join(name for name in texts if not row[name])
             raise UserError(f"--data {path}: utterance {row['id']!r} lacks {lacking}; remove or mend it")
     return rows
-
-
-def decode_audio(data: bytes, name: str) -> NDArray[np.float32]:
-    """Samples of an encoded mono file at 16 kHz. Raises UserError naming the utterance where it is something else."""
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"audio of {name} is not readable ({error}); convert it to FLAC, WAV or Ogg") from error
-    if rate != SAMPLE_RATE or samples.shape[1] != 1:
-        raise UserError(f"audio of {name} has {rate} Hz and {samples.shape[1]} channels; convert it to 16 kHz mono")
-    if not len(samples) or not np.isfinite(samples).all():
-        raise UserError(f"audio of {name} is empty or holds NaN; remove the utterance")
-    return np.asarray(samples[:, 0], dtype=np.float32)

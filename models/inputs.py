@@ -19,6 +19,12 @@ PROMPTS = {
     "de": "Translate the English speech into German:",
     "zh": "Translate the English speech into Chinese:",
 }
+# How models are asked: the base model by audio and instruction, an Instruct one in ChatML as its template has it.
+_BASE = "{audio}{instruction}"
+_CHAT = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAudio 1: {audio}\n{instruction}"
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
 # For decoder-only models, which read the utterance as text.
 TEXT_PROMPTS = {
     "de": "Translate the English text into German: {text}\nGerman:",
@@ -105,19 +111,38 @@ def read_utterance(processor: Any, utterance: NDArray[np.float32] | str) -> Spee
     return utterance if isinstance(utterance, str) else featurize(processor, utterance)
 
 
-def make_row(processor: Any, utterance: Speech | str, language: str, target: str) -> Row:
-    """Prompt and target as token ids: for speech in the base model's form, for text with the text in it."""
+def make_row(
+    processor: Any, utterance: Speech | str, language: str, target: str, instruction: str | None = None
+) -> Row:
+    """Prompt and target as token ids: for speech in the model's own form, for text with the text in it.
+
+    An `instruction` of the utterance's own is in place of the direction's.
+    """
     tokenizer = processor.tokenizer
     if isinstance(utterance, Speech):
         speech = utterance
         audio = processor.audio_token * speech.audio_tokens
-        text = f"{processor.audio_bos_token}{audio}{processor.audio_eos_token}{PROMPTS[language]}"
+        heard = f"{processor.audio_bos_token}{audio}{processor.audio_eos_token}"
+        form = _CHAT if converses(processor) else _BASE
+        text = form.format(audio=heard, instruction=instruction or PROMPTS[language])
         prompt = tokenizer(text, add_special_tokens=False).input_ids
     else:
         speech = None
-        prompt = tokenizer(TEXT_PROMPTS[language].format(text=utterance)).input_ids
+        words = f"{instruction} {utterance}\n" if instruction else TEXT_PROMPTS[language].format(text=utterance)
+        prompt = tokenizer(words).input_ids
     ids = tokenizer(target, add_special_tokens=False).input_ids if target else []
     return Row(speech, tuple(prompt), (*ids, tokenizer.eos_token_id))
+
+
+def converses(processor: Any) -> bool:
+    """Whether the model is an Instruct one, which is asked in turns of a conversation: it has a template for them."""
+    return bool(getattr(processor, "chat_template", None))
+
+
+def asked(processor: Any, language: str, instruction: str | None = None) -> str:
+    """The words around an utterance's audio, all of whose tokens a vocabulary must keep."""
+    form = _CHAT if converses(processor) else _BASE
+    return form.format(audio="", instruction=instruction or PROMPTS[language])
 
 
 def make_batch(rows: Sequence[Row], pad: int) -> Batch:

@@ -10,9 +10,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from corpora.roles import Example
 from models.devices import HOST, device_of, in_precision
-from models.inputs import Batch, Row, embed, make_batch, make_row, read_utterance
+from models.inputs import Batch, Row, converses, embed, make_batch, make_row, read_utterance
 from models.loading import pad_token
 from models.room import Room
+from scoring.tidy import tidied
 
 MAX_NEW_TOKENS = 256
 _ROOM = Room()
@@ -29,29 +30,43 @@ def translate(
     language: str,
     *,
     batch_size: int = 32,
+    beams: int = 1,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[str]:
-    """Translations in the order of the examples; `progress` is told how many more are done."""
+    """Translations in the order of the examples, greedy or by so many `beams`; `progress` is told how many more are
+    done. What Instruct models put around a translation is taken off (scoring/tidy.py).
+    """
     utterances = [read_utterance(processor, example.utterance) for example in examples]
-    rows = [make_row(processor, utterance, language, "") for utterance in utterances]
+    rows = [
+        make_row(processor, utterance, language, "", example.prompt)
+        for utterance, example in zip(utterances, examples, strict=True)
+    ]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
     texts = [""] * len(rows)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        for part, found in _ROOM.each(rows, batch, lambda part: _generate(model, processor, [rows[i] for i in part])):
+        for part, found in _ROOM.each(
+            rows, batch, lambda part: _generate(model, processor, [rows[i] for i in part], beams)
+        ):
             for index, text in zip(part, found, strict=True):
                 texts[index] = text
             progress(len(part))
-    return texts
+    return tidied(texts).texts if converses(processor) else texts
+
+
+def decoding(beams: int) -> str:
+    """How translations are made, for signatures."""
+    return DECODING if beams == 1 else f"{beams} beams, at most {MAX_NEW_TOKENS} tokens"
 
 
 @in_precision
-def _generate(model: PreTrainedModel, processor: Any, rows: Sequence[Row]) -> list[str]:
+def _generate(model: PreTrainedModel, processor: Any, rows: Sequence[Row], beams: int) -> list[str]:
     """Every row stops where it would stop alone, so its text does not depend on its neighbours."""
     embeds, mask = _left_padded(model, make_batch(rows, pad_token(model)).to(device_of(model)))
-    limits = [most_tokens(row) for row in rows]
+    # beams of a row that is cut would depend on where, so all have the same room
+    limits = [most_tokens(row) if beams == 1 else MAX_NEW_TOKENS for row in rows]
     out = model.generate(
-        inputs_embeds=embeds, attention_mask=mask, generation_config=_greedy(model, processor, max(limits))
+        inputs_embeds=embeds, attention_mask=mask, generation_config=_plain(model, processor, max(limits), beams)
     )
     return [
         processor.tokenizer.decode(ids[:limit], skip_special_tokens=True).strip()
@@ -64,13 +79,13 @@ def most_tokens(row: Row) -> int:
     return min(MAX_NEW_TOKENS, row.speech.audio_tokens + 16 if row.speech else 2 * len(row.prompt))
 
 
-def _greedy(model: PreTrainedModel, processor: Any, limit: int) -> GenerationConfig:
-    """Plain greedy decoding with the model's end tokens, whatever penalties its generation config asks for."""
+def _plain(model: PreTrainedModel, processor: Any, limit: int, beams: int) -> GenerationConfig:
+    """Plain greedy or beam decoding with the model's end tokens, whatever penalties its generation config asks for."""
     end = model.generation_config.eos_token_id
     return GenerationConfig(
         max_new_tokens=limit,
         do_sample=False,
-        num_beams=1,
+        num_beams=beams,
         eos_token_id=processor.tokenizer.eos_token_id if end is None else end,
         pad_token_id=pad_token(model),
     )

@@ -30,7 +30,8 @@ from proxies.deviation import OptionErrors
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Tryout
 from search.baselines import least_loss_plan, starts
-from search.finalists import Exam, mean_chrf, read_keyed
+from search.exam import Exam, mean_chrf
+from search.finalists import read_keyed
 from search.gates import DIVERGENCE, FIRST_UTTERANCES, GATES, RUNG_UTTERANCES, Gate
 from search.kept import RESULT, made_of
 from search.locks import alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,8 @@ from compress.checkpoint import folder_bytes, load_translator, read_plan, write_
 from compress.heal import Coach, HealSettings
 from compress.pipeline import Compressed, compress
 from compress.resume import TrainingFile
-from corpora.roles import DIRECTIONS, Corpus
-from models.devices import current
 from models.loading import Source
-from scoring.metrics import score
-from scoring.translate import DECODING, translate
+from search.exam import Exam, examined
 from search.study import best_first
 from search.workbench import Workbench
 from space.errors import UserError, first_line
@@ -31,63 +28,6 @@ from space.rates import Coded
 from space.size import plan_parameters, units
 
 RESULT = "result.json"
-# Utterances whose translations are kept to be looked at.
-_SAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Exam:
-    """The data (`data` is its fingerprint), directions and decoding that every full evaluation of a study shares."""
-
-    corpus: Corpus
-    directions: Sequence[str]
-    data: str
-    batch_size: int = 32
-
-    def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
-        """BLEU, chrF and signatures by direction on a role."""
-        return self.scored(self.translations(model, processor, role), role)
-
-    def translations(self, model: Any, processor: Any, role: str) -> dict[str, list[str]]:
-        """What a model makes of a role's utterances, by direction."""
-        examples = self.corpus.examples(role)
-        return {
-            direction: translate(model, processor, examples, DIRECTIONS[direction], batch_size=self.batch_size)
-            for direction in self.directions
-        }
-
-    def references(self, role: str) -> dict[str, list[str]]:
-        """What a role's utterances should become, by direction."""
-        examples = self.corpus.examples(role)
-        return {
-            direction: [example.references[DIRECTIONS[direction]] for example in examples]
-            for direction in self.directions
-        }
-
-    def scored(self, translations: Mapping[str, Sequence[str]], role: str) -> dict[str, dict[str, Any]]:
-        """Scores of translations of a role."""
-        found, references = {}, self.references(role)
-        for direction in self.directions:
-            scores = score(translations[direction], references[direction], DIRECTIONS[direction])
-            signatures = [*scores.signatures, f"decoding|{DECODING}", f"{role} role of data {self.data}"]
-            signatures += filter(None, [current().signature.removeprefix("|")])
-            found[direction] = {**scores.to_dict(), "signatures": signatures}
-        return found
-
-    def samples(self, translations: Mapping[str, Sequence[str]], role: str) -> list[dict[str, str]]:
-        """A few utterances of a role with translations and references; where utterances are texts, with these."""
-        references = self.references(role)
-        return [
-            {
-                "id": example.id,
-                "direction": direction,
-                **({"text": example.utterance} if isinstance(example.utterance, str) else {}),
-                "translation": translations[direction][place],
-                "reference": references[direction][place],
-            }
-            for place, example in enumerate(self.corpus.examples(role)[:_SAMPLES])
-            for direction in self.directions
-        ]
 
 
 def choose(complete: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
@@ -132,7 +72,7 @@ def examine(
     known = read_keyed(result_path, key)
     if known is not None:
         _forget_healing(folder)
-        return known
+        return _with_select(known, exam, folder)
     # The result is the completion mark of the model beside it.
     result_path.unlink(missing_ok=True)
     predicted = limits.bytes_of(plan)
@@ -143,8 +83,6 @@ def examine(
     full = on_disk == predicted or (on_disk < predicted and _coded(source, plan))
     assert full, f"{folder}: {on_disk} bytes on disk, {predicted} predicted"
     assert limits.size_range.holds(on_disk), f"{folder}: {on_disk} bytes are outside of the range"
-    model, processor = load_translator(folder / "model")
-    translations = exam.translations(model, processor, "select")
     result = {
         "key": key,
         **about,
@@ -153,12 +91,24 @@ def examine(
         "parameters": plan_parameters(source.layout, plan),
         "path": str(folder / "model"),
         "heal_steps": done.plan.heal.steps,
-        "select": exam.scored(translations, "select"),
-        "samples": exam.samples(translations, "select"),
     }
-    write_whole(result_path, json.dumps(result, indent=1, ensure_ascii=False))
+    result = _with_select(result, exam, folder)
     _forget_healing(folder)
     return result
+
+
+def _with_select(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:
+    """The result with scores on the select role, by which champions are chosen; kept."""
+    found = examined(result, exam, "select", lambda: load_translator(folder / "model"))
+    if found != result:
+        found["samples"] = exam.samples(found["select translations"], "select")
+        keep_result(folder / RESULT, found)
+    return found
+
+
+def keep_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a result; its translations and scores stay for later runs."""
+    write_whole(path, json.dumps(result, indent=1, ensure_ascii=False))
 
 
 def _forget_healing(folder: Path) -> None:
@@ -207,21 +157,19 @@ def heal_in_full(workbench: Workbench, plan: Plan, coach: Coach) -> Compressed:
 
 def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:
     """The result with its scores on the report role, which is opened for finalists only."""
-    if "scores" not in result:
-        model, processor = load_translator(folder / "model")
-        result = {**result, "scores": exam.scores(model, processor, "report")}
-        write_whole(folder / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
-    return result
+    found = examined(result, exam, "report", lambda: load_translator(folder / "model"))
+    if found != result:
+        keep_result(folder / RESULT, found)
+    return found
 
 
-def source_scores(source: Source, exam: Exam, path: Path, key: str) -> dict[str, Any]:
-    """Scores of the uncompressed model on the report role; kept with the study."""
-    known = read_keyed(path, key)
-    if known is None:
-        known = {"key": key, "scores": exam.scores(source.model, source.processor, "report")}
-        write_whole(path, json.dumps(known, indent=1, ensure_ascii=False))
-    scores: dict[str, Any] = known["scores"]
-    return scores
+def source_result(source: Source, exam: Exam, path: Path, key: str) -> dict[str, Any]:
+    """The uncompressed model's scores and translations on the report role; kept with the study."""
+    known = read_keyed(path, key) or {"key": key}
+    found = examined(known, exam, "report", lambda: (source.model, source.processor))
+    if found != known:
+        keep_result(path, found)
+    return found
 
 
 def read_keyed(path: Path, key: str) -> dict[str, Any] | None:
@@ -231,9 +179,3 @@ def read_keyed(path: Path, key: str) -> dict[str, Any] | None:
         return known if known["key"] == key else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def mean_chrf(scores: dict[str, dict[str, Any]]) -> float:
-    """Mean over directions: what the champion is chosen by."""
-    total: float = sum(direction["chrf"] for direction in scores.values())
-    return total / len(scores)

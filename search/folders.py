@@ -11,7 +11,7 @@ from corpora.roles import DIRECTIONS, open_corpus
 from models.devices import PLAIN, Compute, computing
 from models.loading import load_source, read_layout, tensor_shapes
 from models.modeling_tightfit import WEIGHTS
-from search.finalists import Exam
+from search.exam import Exam
 from search.settings import check_directions
 from space.bins import DECIMAL, Units, bin_of
 from space.errors import UserError

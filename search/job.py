@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from models.loading import Source
-from search.finalists import Exam
+from search.exam import Exam
 from search.gates import Gate
 from search.kept import KeptFidelity
 from search.settings import SearchSettings

@@ -14,7 +14,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from corpora.roles import SAMPLE_RATE, Example
+from corpora.audio import SAMPLE_RATE
+from corpora.roles import Example
 from search.artifacts import keep_artifact, kept_artifacts
 from search.finals import Finals
 from search.job import Job

@@ -94,8 +94,7 @@ def _tokens(anatomy: Anatomy, settings: PlanSettings) -> tuple[Layout, FixedByte
     if data is not None:
         languages = [DIRECTIONS[direction] for direction in settings.directions]
         corpus = open_corpus(data, languages, heard=layout.encoder is not None)
-        tokenizer = load_processor(anatomy.folder).tokenizer
-        vocabulary = counted_vocabulary(vocabulary, tokenizer, corpus, languages)
+        vocabulary = counted_vocabulary(vocabulary, load_processor(anatomy.folder), corpus, languages)
         coverage = vocabulary.coverage
     return with_vocabulary(layout, vocabulary), vocabulary.fixed_bytes, coverage
 

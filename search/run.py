@@ -15,7 +15,7 @@ from models.devices import computing, current
 from search.banking import bank_fingerprint
 from search.baselines import Start, few_starts, losses_of, starts
 from search.driving import driver_lock
-from search.finalists import Exam
+from search.exam import Exam
 from search.finals import SUMMARY, finals_of, summary_of
 from search.gates import DEFAULT, Gate
 from search.job import Job, whole_range

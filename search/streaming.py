@@ -85,7 +85,7 @@ def _streamed(settings: StreamSettings, console: Console) -> dict[str, Any]:
     corpus = open_corpus(settings.data, languages, heard=layout.encoder is not None)
     processor = load_processor(folder)
     plain = read_vocabulary(layout.vocabulary, fixed_files(folder))
-    vocabulary = counted_vocabulary(plain, processor.tokenizer, corpus, languages)
+    vocabulary = counted_vocabulary(plain, processor, corpus, languages)
     _check_fits(settings.plan, plan, layout, vocabulary.least)
     groups = _groups(processor, corpus, languages, settings.utterances)
     task = make_task(folder, plan, layout=layout, vocabulary=vocabulary, groups=groups)
@@ -165,7 +165,9 @@ def _groups(processor: Any, corpus: Corpus, languages: Sequence[str], utterances
     groups = []
     for example in by_turns(corpus.examples(MEASURED_ON))[:utterances]:
         utterance = read_utterance(processor, example.utterance)
-        groups.append([make_row(processor, utterance, code, example.references[code]) for code in languages])
+        groups.append(
+            [make_row(processor, utterance, code, example.references[code], example.prompt) for code in languages]
+        )
     corpus.opened.clear()
     return groups
 

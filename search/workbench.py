@@ -23,7 +23,7 @@ from compress.shelf import Shelf
 from compress.vocabulary import Curriculum
 from corpora.recombine import recombined
 from corpora.roles import Corpus, Example
-from models.inputs import PROMPTS, TEXT_PROMPTS, Row, batches, make_row, read_utterance
+from models.inputs import PROMPTS, TEXT_PROMPTS, Row, asked, batches, make_row, read_utterance
 from models.loading import Source, pad_token, trimmed_processor
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
@@ -271,14 +271,22 @@ def with_recombined(workbench: Workbench, corpus: Corpus, languages: Sequence[st
 
 def counted(source: Source, corpus: Corpus, languages: Sequence[str]) -> Source:
     """The source with its tokens ranked by how often the calibrate role needs them; prompts keep all of theirs."""
-    vocabulary = counted_vocabulary(source.vocabulary, source.processor.tokenizer, corpus, languages)
+    vocabulary = counted_vocabulary(source.vocabulary, source.processor, corpus, languages)
     return replace(source, vocabulary=vocabulary, layout=with_vocabulary(source.layout, vocabulary))
 
 
-def counted_vocabulary(vocabulary: Vocabulary, tokenizer: Any, corpus: Corpus, languages: Sequence[str]) -> Vocabulary:
-    """Tokens ranked by how often the calibrate role needs them: its references, and texts that are read."""
-    prompts = PROMPTS if corpus.heard else TEXT_PROMPTS
-    needed = [token for prompt in prompts.values() for token in tokenizer(prompt.format(text="")).input_ids]
+def counted_vocabulary(vocabulary: Vocabulary, processor: Any, corpus: Corpus, languages: Sequence[str]) -> Vocabulary:
+    """Tokens ranked by how often the calibrate role needs them: its references, and texts that are read.
+
+    Prompts keep all of theirs, instructions of utterances' own among them.
+    """
+    tokenizer, prompts = processor.tokenizer, TEXT_PROMPTS
+    own = dict.fromkeys(example.prompt for example in corpus.examples("calibrate") if example.prompt)
+    if corpus.heard:
+        words = [asked(processor, code) for code in PROMPTS] + [asked(processor, "de", prompt) for prompt in own]
+    else:
+        words = [prompt.format(text="") for prompt in prompts.values()] + list(own)
+    needed = [token for text in words for token in tokenizer(text).input_ids]
     ids: list[int] = []
     for example in corpus.examples("calibrate"):
         text = example.utterance
@@ -301,5 +309,7 @@ def make_rows(source: Source, examples: Sequence[Example], languages: Sequence[s
     rows = []
     for example in examples:
         utterance = read_utterance(source.processor, example.utterance)
-        rows += [make_row(source.processor, utterance, code, example.references[code]) for code in languages]
+        rows += [
+            make_row(source.processor, utterance, code, example.references[code], example.prompt) for code in languages
+        ]
     return rows
