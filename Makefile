@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 BENCHMARKS = miniature bytes allocate coding pruning depth
 
-.PHONY: venv search test check bench bench-search bench-gptqmodel miniature
+.PHONY: venv search test check comet bench bench-search bench-gptqmodel miniature
 
 venv: .venv/.complete
 
@@ -27,6 +27,10 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST)
+
+# COMET's own environment, once; TIGHTFIT_COMET_ENV names another folder than ~/.cache/tightfit/comet-env.
+comet: venv
+	$(BIN)/python launch.py comet-env
 
 bench: venv
 	for bench in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$bench || exit 1; done

@@ -1,4 +1,4 @@
-"""chrF and BLEU by sacrebleu, with signatures that name everything that can change them."""
+"""BLEU, chrF and chrF++ by sacrebleu, with signatures that name everything that can change them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _TOKENIZERS = {"zh": "zh", "de": "13a"}
 
 @dataclass(frozen=True)
 class Scores:
-    """Corpus scores of one direction, 0 to 100, and sacrebleu's signatures."""
+    """Corpus scores of one direction, 0 to 100, and sacrebleu's signatures of each."""
 
     bleu: float
     chrf: float
-    signatures: tuple[str, str]
+    chrfpp: float
+    signatures: tuple[str, ...]
 
     def to_dict(self) -> dict[str, float]:
-        return {"bleu": round(self.bleu, 2), "chrf": round(self.chrf, 2)}
+        return {"bleu": round(self.bleu, 2), "chrf": round(self.chrf, 2), "chrf++": round(self.chrfpp, 2)}
 
 
 def metrics_of(language: str) -> dict[str, Metric]:
@@ -32,11 +33,8 @@ def metrics_of(language: str) -> dict[str, Metric]:
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str], language: str) -> Scores:
-    """BLEU and chrF2 of hypotheses against one reference each, both in the same order."""
+    """BLEU, chrF2 and chrF2++ of hypotheses against one reference each, both in the same order."""
     metrics = metrics_of(language)
-    bleu, chrf = metrics["BLEU"], metrics["chrF2"]
-    return Scores(
-        bleu=bleu.corpus_score(hypotheses, [references]).score,
-        chrf=chrf.corpus_score(hypotheses, [references]).score,
-        signatures=(f"BLEU|{bleu.get_signature()}", f"chrF2|{chrf.get_signature()}"),
-    )
+    bleu, chrf, chrfpp = (metric.corpus_score(hypotheses, [references]).score for metric in metrics.values())
+    signatures = tuple(f"{name}|{metric.get_signature()}" for name, metric in metrics.items())
+    return Scores(bleu, chrf, chrfpp, signatures)

@@ -110,7 +110,8 @@ def test_studies_of_something_else_are_refused(entered: Ring, tmp_path: Path) ->
 
 def test_a_target_is_met_where_the_champion_leads_in_every_direction() -> None:
     one = Contender("uniform rate", "", None)
-    ahead, behind, unsure = Lead(4.0, 2.0, 6.0, 0.001), Lead(-1.0, -3.0, 1.0, 0.001), Lead(0.5, -1.0, 2.0, 0.3)
+    ahead, behind = Lead(4.0, 2.0, 6.0, 0.001, 0.001), Lead(-1.0, -3.0, 1.0, 0.001, 0.001)
+    unsure = Lead(0.5, -1.0, 2.0, 0.3, 0.3)
 
     def met(*leads: Lead) -> list[bool]:
         found = {f"direction {i}": {"BLEU": lead} for i, lead in enumerate(leads)}
