@@ -19,14 +19,20 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from compress.export import FORMS, export
-from corpora.roles import BUNDLED as BUNDLED_CORPUS
-from corpora.roles import DIRECTIONS, ROLES
+from corpora.importing import FORMS as DATA_FORMS
+from corpora.importing import resolve_data
+from corpora.roles import CONDITIONS, DIRECTIONS, ROLES, UNCONSTRAINED
 from models.devices import PRECISIONS, compute_of
+from scoring.comet import MODEL as COMET_MODEL
+from scoring.comet_env import DEFAULT as COMET_ENV
+from scoring.comet_env import build_comet_env
 from search.adapting import AdaptationSettings, run_adaptation
 from search.banking import BankSettings, run_bank
 from search.dashboard import DashboardSettings, dashboard_server
+from search.evaluating import EvaluationSettings, run_evaluation
+from search.exam import GOLD, SEGMENTS
 from search.fidelity import FidelitySettings, run_fidelity
-from search.folders import evaluate_folder, measure_size
+from search.folders import measure_size
 from search.listing import list_studies
 from search.outlooks import PlanSettings, plan_ranges
 from search.report import (
@@ -70,6 +76,10 @@ examples:
                                                    one plan carried out, whatever the size of the model
   python launch.py size studies/bin3/finalists/trial-12/model
   python launch.py evaluate studies/bin3/finalists/trial-12/model
+  python launch.py evaluate FOLDER other.en-de.txt --langs en-de
+                                                   a model held against a file of hypotheses
+  python launch.py --bin 1 --model Qwen/Qwen2-Audio-7B --data acl6060:FOLDER --condition constrained --comet
+                                                   the task itself: its data, its metric
   python launch.py dashboard --study bin3          watch a study in the browser
   python launch.py studies                         how the studies here stand
 
@@ -123,6 +133,11 @@ def _search(options: argparse.Namespace) -> Shown:
         sampler=options.sampler,
         warm_start=options.warm_start,
         pareto=options.pareto,
+        condition=options.condition,
+        comet=options.comet,
+        comet_env=Path(options.comet_env),
+        segments=options.segments,
+        beams=options.beams,
         finalists=_finalists(options),
         recombined=options.recombined,
     )
@@ -142,7 +157,7 @@ def _search_settings(options: argparse.Namespace, **more: Any) -> SearchSettings
         bin=options.bin,
         max_size=options.max_size,
         model=options.model,
-        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        data=_data(options),
         directions=_directions(options),
         seed=options.seed,
         trial_heal_steps=options.trial_heal_steps,
@@ -168,18 +183,26 @@ def _default_name(options: argparse.Namespace) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> Shown:
-    data = Path(options.data) if options.data else BUNDLED_CORPUS
-    return (
-        evaluate_folder(
-            _folder(options),
-            data,
-            _directions(options),
-            options.role,
-            options.batch_size,
-            compute=compute_of(options.device, options.precision),
-        ),
-        print_evaluation,
+    settings = EvaluationSettings(
+        paths=tuple(Path(path) for path in options.path),
+        data=_data(options),
+        directions=_directions(options),
+        role=options.role,
+        batch_size=options.batch_size,
+        beams=options.beams,
+        segments=options.segments,
+        comet=options.comet,
+        comet_env=Path(options.comet_env),
+        figures=options.figures,
+        compute=compute_of(options.device, options.precision),
     )
+    return run_evaluation(settings), print_evaluation
+
+
+def _comet_env(options: argparse.Namespace) -> Shown:
+    folder = Path(options.folder)
+    build_comet_env(folder, options.python, lambda line: print(line, file=sys.stderr))
+    return {"folder": str(folder)}, lambda _result, _console: None
 
 
 def _size(options: argparse.Namespace) -> Shown:
@@ -193,7 +216,7 @@ def _plan(options: argparse.Namespace) -> Shown:
         max_size=options.max_size,
         units=UNITS[options.units],
         pins=tuple(options.pin),
-        data=Path(options.data) if options.data else None,
+        data=_data(options) if options.data else None,
         directions=_directions(options),
         rates=options.rates,
     )
@@ -204,7 +227,7 @@ def _adapt(options: argparse.Namespace) -> Shown:
     settings = AdaptationSettings(
         out=Path(options.out),
         model=options.model,
-        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        data=_data(options),
         directions=_directions(options),
         method=options.method,
         steps=options.steps,
@@ -223,7 +246,7 @@ def _compress(options: argparse.Namespace) -> Shown:
         model=options.model,
         plan=Path(options.plan),
         out=Path(options.out),
-        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        data=_data(options),
         directions=_directions(options),
         utterances=options.utterances,
         device=options.device,
@@ -235,7 +258,7 @@ def _compress(options: argparse.Namespace) -> Shown:
 def _bank(options: argparse.Namespace) -> Shown:
     settings = BankSettings(
         model=options.model,
-        data=Path(options.data) if options.data else BUNDLED_CORPUS,
+        data=_data(options),
         directions=_directions(options),
         rates=options.rates,
         bank=Path(options.bank),
@@ -284,6 +307,14 @@ def _folder(options: argparse.Namespace) -> Path:
     return folder
 
 
+def _data(options: argparse.Namespace) -> Path:
+    """The folder of roles that --data means; other forms are imported first."""
+    languages = [DIRECTIONS[direction] for direction in _directions(options) if direction in DIRECTIONS]
+    return resolve_data(
+        options.data, languages, Path(options.imported), lambda line: print(f"data: {line}", file=sys.stderr)
+    )
+
+
 def _directions(options: argparse.Namespace) -> tuple[str, ...]:
     return tuple(part.strip() for part in options.langs.split(",") if part.strip())
 
@@ -296,6 +327,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
     "adapt": _adapt,
     "compress": _compress,
     "evaluate": _evaluate,
+    "comet-env": _comet_env,
     "export": _export,
     "size": _size,
     "studies": _studies,
@@ -317,6 +349,7 @@ class _Shared:
     pinned: argparse.ArgumentParser
     banked: argparse.ArgumentParser
     computed: argparse.ArgumentParser
+    scored: argparse.ArgumentParser
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -330,6 +363,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_adapt,
         _add_compress,
         _add_evaluate,
+        _add_comet_env,
         _add_folder_commands,
         _add_study_commands,
     ):
@@ -341,7 +375,10 @@ def _shared() -> _Shared:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("--data", help="folder with one parquet file a role; default: the bundled talks")
+    data.add_argument("--data", metavar="DATA", help=f"{DATA_FORMS}; default: the bundled talks")
+    data.add_argument(
+        "--imported", default="studies/data", metavar="DIR", help="where data of other forms are kept (%(default)s)"
+    )
     data.add_argument("--langs", default=",".join(DIRECTIONS), help="directions, comma-separated (%(default)s)")
 
     counted = argparse.ArgumentParser(add_help=False)
@@ -379,13 +416,36 @@ def _shared() -> _Shared:
         default="auto",
         help=f"of forward passes: {', '.join(PRECISIONS)}; auto is bfloat16 on a GPU that has it (%(default)s)",
     )
-    return _Shared(common, data, counted, rated, pinned, banked, computed)
+    return _Shared(common, data, counted, rated, pinned, banked, computed, _scored())
+
+
+def _scored() -> argparse.ArgumentParser:
+    scored = argparse.ArgumentParser(add_help=False)
+    scored.add_argument(
+        "--comet",
+        nargs="?",
+        const=COMET_MODEL,
+        metavar="MODEL",
+        help=f"score by COMET, too: {COMET_MODEL}, another name on the hub, or a folder (needs comet-env)",
+    )
+    scored.add_argument(
+        "--comet-env", default=str(COMET_ENV), metavar="DIR", help="environment that COMET runs in (%(default)s)"
+    )
+    scored.add_argument(
+        "--segments",
+        default=GOLD,
+        choices=SEGMENTS,
+        help="translate gold segments, or whole talks cut by a voice detector and re-segmented as the task does it "
+        "(%(default)s)",
+    )
+    scored.add_argument("--beams", type=int, default=1, help="of decoding; 1 is greedy (%(default)s)")
+    return scored
 
 
 def _add_search(commands: Any, shared: _Shared) -> None:
     search = commands.add_parser(
         "search",
-        parents=[shared.common, shared.data, shared.pinned, shared.banked, shared.computed],
+        parents=[shared.common, shared.data, shared.scored, shared.pinned, shared.banked, shared.computed],
         help="find the best model that fits (default command)",
         description="Search for the best model that fits a bin or a size, and store it.",
         epilog=_EXAMPLES,
@@ -400,6 +460,12 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     search.add_argument(
         "--model",
         help="folder or hub id of a Qwen2-Audio, or of a reading Llama, Mistral or Qwen2; default: the bundled model",
+    )
+    search.add_argument(
+        "--condition",
+        default=UNCONSTRAINED,
+        choices=CONDITIONS,
+        help="of the task: constrained takes nothing but ACL 60/60 (%(default)s)",
     )
     search.add_argument("--study", help="name of the study; default: after the bin")
     search.add_argument("--storage", metavar="URL", help=_STORAGE)
@@ -588,13 +654,30 @@ def _add_compress(commands: Any, shared: _Shared) -> None:
 def _add_evaluate(commands: Any, shared: _Shared) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        parents=[shared.common, shared.data, shared.computed],
-        help="translate and score a checkpoint or a model",
+        parents=[shared.common, shared.data, shared.scored, shared.computed],
+        help="translate and score checkpoints, models or files of hypotheses",
+        description="Translate and score models, or score files of hypotheses (a line an utterance; where there are "
+        "not as many lines as references they are re-segmented). Of several the first is held against each other.",
         formatter_class=_STYLE,
     )
-    evaluate.add_argument("path", help="folder of a checkpoint or of an uncompressed model")
+    evaluate.add_argument("path", nargs="+", help="folder of a checkpoint or a model, or a file of hypotheses")
     evaluate.add_argument("--role", default="report", choices=ROLES, help="which examples (%(default)s)")
     evaluate.add_argument("--batch-size", type=int, default=32, help="utterances at once (%(default)s)")
+    evaluate.add_argument(
+        "--figures", action="store_true", help="parameters, FLOPs, seconds, real-time factor and peak memory, too"
+    )
+
+
+def _add_comet_env(commands: Any, shared: _Shared) -> None:
+    made = commands.add_parser(
+        "comet-env",
+        parents=[shared.common],
+        help="make the environment that COMET runs in",
+        description="Make a virtual environment of exact pins for unbabel-comet, which cannot live beside tightfit's.",
+        formatter_class=_STYLE,
+    )
+    made.add_argument("--folder", default=str(COMET_ENV), metavar="DIR", help="where (%(default)s)")
+    made.add_argument("--python", metavar="PYTHON", help="made by this interpreter; default: the one that runs")
 
 
 def _add_folder_commands(commands: Any, shared: _Shared) -> None:

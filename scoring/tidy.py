@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# "The German translation is:", "Sure, here is the translation into Chinese:", "Die Übersetzung lautet:"; in Chinese, too.
+# "The German translation is:", "Sure, here is the translation into Chinese:", "Die Übersetzung lautet:"; and Chinese.
 _PREAMBLE = re.compile(
     r"""^\s*(?:(?:sure|certainly|of\ course|okay|ok)[,.!]?\s+)?
     (?:

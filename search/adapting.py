@@ -24,13 +24,14 @@ from models.devices import HOST, compute_of, computing, current
 from models.loading import FIXED_FILES, load_source, read_layout
 from models.reference import resolve_model
 from search.locks import alone
+from search.opening import ADAPTED
 from search.progress import progress_on
 from search.settings import check_directions, differing, model_fingerprint
 from search.workbench import by_turns, make_rows
 from space.errors import UserError, first_line
 from space.files import write_whole
 
-RESULT, STATE = "adapted.json", "state.json"
+RESULT, STATE = ADAPTED, "state.json"
 FORMAT = 1
 TRAINED_ON, CHOSEN_ON = "calibrate", "select"
 # Peak learning rates for models of billions of parameters; small ones bear more.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from corpora.audio import HEARD_SECONDS
 from corpora.roles import DIRECTIONS, PAUSE_SECONDS, Corpus, Example
 from models.devices import current
 from scoring.comet import Comet
 from scoring.metrics import score
 from scoring.resegment import resegment, resegmenter
-from scoring.segment import SEGMENTATION, speech_segments
+from scoring.segment import segmentation, speech_segments
 from scoring.translate import decoding, translate
 from space.errors import UserError
 
@@ -40,10 +41,15 @@ class Exam:
 
     def check(self) -> None:
         """Raises UserError where COMET or what whole talks need is not there: before hours are spent, not behind."""
+        if self.beams < 1:
+            raise UserError(f"--beams {self.beams}: at least 1, which is greedy")
+        if self.segments not in SEGMENTS:
+            raise UserError(f"--segments {self.segments}: choose from {', '.join(SEGMENTS)}")
         if self.segments == VAD:
             if not self.corpus.heard:
-                raise UserError(f"--segments {VAD}: is for models that hear; these data are read, give --segments {GOLD}")
+                raise UserError(f"--segments {VAD}: is for models that hear; data are read here; give {GOLD}")
             resegmenter()
+            segmentation(HEARD_SECONDS)
         if self.comet is not None:
             silent = [e.id for role in ("select",) for e in self.corpus.examples(role) if e.english is None]
             self.corpus.opened.pop("select", None)
@@ -70,7 +76,7 @@ class Exam:
         if self.segments == GOLD:
             return "gold segments, not re-segmented"
         joined = "" if self.corpus.has_whole_talks(role) else f", of utterances joined by pauses of {PAUSE_SECONDS:g} s"
-        return f"whole talks{joined}|{SEGMENTATION}|{resegmenter().signature}"
+        return f"whole talks{joined}|{segmentation(HEARD_SECONDS)}|{resegmenter().signature}"
 
     def examples(self, role: str) -> list[Example]:
         """A role's utterances in the order that translations have."""
@@ -96,7 +102,7 @@ class Exam:
         talks = self.corpus.talks(role)
         segments = [
             [Example(f"{talk.name}-{start}", talk.name, talk.samples[start:end], {}) for start, end in found]
-            for talk, found in ((talk, speech_segments(talk.samples)) for talk in talks)
+            for talk, found in ((talk, speech_segments(talk.samples, _longest(processor))) for talk in talks)
         ]
         flat = [segment for found in segments for segment in found]
         texts = iter(translate(model, processor, flat, code, batch_size=self.batch_size, beams=self.beams))
@@ -160,11 +166,16 @@ class Exam:
         ]
 
 
+def _longest(processor: Any) -> float:
+    """The longest audio that a model hears at once, in seconds."""
+    return min(HEARD_SECONDS, float(processor.feature_extractor.chunk_length))
+
+
 # Keys of results: scores and translations of a role.
 _KEYS = {"select": ("select", "select translations"), "report": ("scores", "translations")}
 
 
-def examined(result: Mapping[str, Any], exam: Exam, role: str, load: Any) -> dict[str, Any]:
+def examined(result: Mapping[str, Any], exam: Exam, role: str, load: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
     """The result with a role's translations and scores, of which those an earlier run made alike are kept.
 
     `load` gives model and processor, and is called where something is to be translated.
@@ -172,7 +183,8 @@ def examined(result: Mapping[str, Any], exam: Exam, role: str, load: Any) -> dic
     scores, texts = _KEYS[role]
     made = {**result.get("exams", {})}
     if made.get(role) != exam.decoding or texts not in result:
-        translations = exam.translations(*load(), role)
+        model, processor = load()
+        translations = exam.translations(model, processor, role)
         made[role] = exam.decoding
         return {**result, "exams": made, texts: translations, scores: exam.scored(translations, role)}
     if exam.is_scored(result.get(scores)):
@@ -198,10 +210,3 @@ def quality(scores: Mapping[str, Mapping[str, Any]], criterion: str) -> float:
 def _mean(scores: Mapping[str, Mapping[str, Any]], metric: str) -> float:
     total: float = sum(direction[metric] for direction in scores.values())
     return total / len(scores)
-
-
-def with_beams(exam: Exam, beams: int) -> Exam:
-    """Raises UserError where beams are fewer than 1."""
-    if beams < 1:
-        raise UserError(f"--beams {beams}: at least 1, which is greedy")
-    return replace(exam, beams=beams)

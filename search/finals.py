@@ -13,10 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from compress.heal import HealSettings
 from search.baselines import ALLOCATED, BASELINE, WHOLE_KINDS
-from search.finalists import best_of_kind, choose, drop_damaged, examine, mean_chrf, report_scores, source_scores
+from search.exam import COMET, Exam, mean_chrf, quality, with_comet
+from search.finalists import best_of_kind, choose, drop_damaged, examine, report_scores, source_result
 from search.job import Job
 from search.loop import limits_of
 from search.progress import progress_on
+from search.rating import leads_of
 from search.rungs import BYTES
 from search.workbench import Workbench, with_recombined
 from space.genes import decode
@@ -36,12 +38,19 @@ class Finals:
     limits: Limits
     results: list[dict[str, Any]]
     baseline: dict[str, Any] | None
+    criterion: str
+
+    @property
+    def everything(self) -> list[dict[str, Any]]:
+        return [*self.results, *([self.baseline] if self.baseline else [])]
 
     @property
     def champion(self) -> dict[str, Any] | None:
-        """The best on the select role; None of a range in which no trial was complete."""
-        everything = [*self.results, *([self.baseline] if self.baseline else [])]
-        return max(everything, key=_quality, default=None)
+        """The best on the select role by the criterion; None of a range in which no trial was complete."""
+        return max(self.everything, key=self.quality, default=None)
+
+    def quality(self, result: dict[str, Any]) -> float:
+        return quality(result["select"], self.criterion)
 
 
 def finals_of(job: Job) -> list[Finals]:
@@ -72,7 +81,12 @@ def finals_of(job: Job) -> list[Finals]:
         trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
         results = _examined(job, limits, trials, workbench, f"{job.signature}|{made} recombined")
         found.append(
-            Finals(limits, [results[one.number] for one in front], results[baseline.number] if baseline else None)
+            Finals(
+                limits,
+                [results[one.number] for one in front],
+                results[baseline.number] if baseline else None,
+                job.exam.criterion,
+            )
         )
     return found
 
@@ -118,7 +132,7 @@ def summary_of(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, 
     size_range = job.size_range
     status = job.console.status("scoring the uncompressed model") if job.console.is_terminal else nullcontext()
     with status:
-        source = source_scores(job.source, job.exam, job.settings.folder / "source.json", job.signature)
+        source = source_result(job.source, job.exam, job.settings.folder / "source.json", job.signature)["scores"]
     return {
         "study": job.settings.study,
         "bin": job.settings.bin,
@@ -126,8 +140,13 @@ def summary_of(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, 
         "units": str(size_range.units),
         "least_bytes": size_range.least_bytes,
         "bound_bytes": size_range.bound_bytes,
+        "data": str(job.settings.data),
+        "condition": job.settings.condition,
+        "segments": job.exam.segments,
+        "utterances": len(job.exam.corpus.examples("report")),
+        "chosen_by": job.exam.criterion,
         **_trials(job),
-        **(_of_one(finals[0]) if len(finals) == 1 else _of_several(finals)),
+        **(_of_one(finals[0], job.exam) if len(finals) == 1 else _of_several(finals)),
         "source": {
             "bytes": job.source.layout.source_bytes,
             "parameters": job.source.layout.parameters,
@@ -158,8 +177,11 @@ def _trials(job: Job) -> dict[str, Any]:
     return {"trials": states, "out_of_bin_trials": len(outside)}
 
 
-def _of_one(final: Finals) -> dict[str, Any]:
+def _of_one(final: Finals, exam: Exam) -> dict[str, Any]:
+    champion = final.champion
+    others = [other for other in final.everything if champion and other["trial"] != champion["trial"]]
     return {
+        "leads": leads_of(champion, others, exam) if champion else [],
         "finalists": [_row(result) for result in final.results],
         "champion": _row(final.champion) if final.champion else None,
         "baselines": [_row(final.baseline) | {"name": final.baseline[BASELINE]}] if final.baseline else [],
@@ -171,8 +193,8 @@ def _of_several(finals: Sequence[Finals]) -> dict[str, Any]:
     front: list[dict[str, Any]] = []
     best = float("-inf")
     for name, final in named:
-        if final.champion and _quality(final.champion) > best:
-            best = _quality(final.champion)
+        if final.champion and final.quality(final.champion) > best:
+            best = final.quality(final.champion)
             front.append(_row(final.champion) | {"range": name})
     return {
         "finalists": [_row(result) | {"range": name} for name, final in named for result in final.results],
@@ -182,10 +204,6 @@ def _of_several(finals: Sequence[Finals]) -> dict[str, Any]:
     }
 
 
-def _quality(result: dict[str, Any]) -> float:
-    return mean_chrf(result["select"])
-
-
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     keys = ("trial", "bytes_predicted", "bytes_on_disk", "parameters", "path", "heal_steps")
     scores = {direction: _plain(scores) for direction, scores in result["scores"].items()}
@@ -193,9 +211,10 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         **{key: result[key] for key in keys},
         "scores": scores,
         "select_chrf": round(mean_chrf(result["select"]), 2),
+        **({"select_comet": round(quality(result["select"], COMET), 2)} if with_comet(result["select"]) else {}),
         "allocated": result.get(ALLOCATED) is not None,
     }
 
 
 def _plain(scores: dict[str, Any]) -> dict[str, float]:
-    return {metric: scores[metric] for metric in ("bleu", "chrf")}
+    return {metric: scores[metric] for metric in ("bleu", "chrf", "chrf++", "comet") if metric in scores}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Console
 
-from corpora.roles import Corpus, open_corpus
+from corpora.roles import CONSTRAINED, Corpus, check_condition, open_corpus
 from models.loading import Source, load_source
 from models.reference import resolve_model
 from models.vocabulary import with_vocabulary
@@ -16,13 +18,15 @@ from search.baselines import losses_of
 from search.settings import SearchSettings, model_fingerprint
 from search.workbench import Workbench, counted, make_workbench
 from space.choices import VOCABULARY
-from space.errors import UserError
+from space.errors import UserError, first_line
 from space.limits import Limits
 from space.pins import read_pins
 from space.policy import Loss
 from space.rates import LADDERS
 
 _MOST_FINDINGS = 4
+# What `launch.py adapt` leaves beside a model.
+ADAPTED = "adapted.json"
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,27 @@ def opened(settings: SearchSettings) -> Opened:
     trimmed = replace(source, layout=with_vocabulary(source.layout, source.vocabulary))
     _reachable(settings, trimmed, early)
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
+    check_condition(settings.condition, corpus, f"--data {settings.data}")
+    if settings.condition == CONSTRAINED:
+        _check_adapted(folder, corpus.fingerprint())
     source = counted(source, corpus, settings.languages)
     ranges, left_out = _reachable(settings, source, settings.pins)
     return Opened(source, corpus, ranges, model_fingerprint(folder), corpus.fingerprint(), left_out)
+
+
+def _check_adapted(folder: Path, data: str) -> None:
+    """Raises UserError for a model that was adapted to other data than the constrained condition's."""
+    try:
+        adapted = json.loads((folder / ADAPTED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model {folder}: {ADAPTED} is damaged ({first_line(error)}); adapt it anew") from error
+    if adapted.get("data") != data:
+        raise UserError(
+            f"--model {folder}: was adapted to other data than --data has, which --condition {CONSTRAINED} does not "
+            "allow; adapt it to these, or give the model it was made of"
+        )
 
 
 def _reachable(

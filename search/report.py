@@ -11,11 +11,18 @@ from rich.table import Table
 
 from space.bins import UNITS, bin_of, format_bytes
 
+# Metrics of tables of studies, as far as there are scores; what is shown of leads.
+_SHOWN = ("bleu", "chrf", "comet")
+_CHOSEN_BY = {"COMET": ("COMET", "chrF2"), "chrF": ("BLEU", "chrF2")}
+
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """Source, baseline and finalists beside each other, then where the champion lies."""
     directions = list(summary["source"]["scores"])
-    table = Table(title=f"{summary['study']}: {summary['range']}, BLEU / chrF on the report role")
+    shown = [
+        _METRICS[metric] for metric in _SHOWN if all(metric in one for one in summary["source"]["scores"].values())
+    ]
+    table = Table(title=f"{summary['study']}: {summary['range']}, {' / '.join(shown)} on the report role")
     for column in ("model", "bytes on disk", "parameters", *directions):
         table.add_column(column, justify="left" if column == "model" else "right")
     champion = summary["champion"]
@@ -37,6 +44,19 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         words += ", the allocator's plan" if row.get("allocated") else ""
         _add(table, name(row, words), row["bytes_on_disk"], row["parameters"], row["scores"])
     console.print(table)
+    leads = [
+        {**row, "over": f"trial {row['over']}", "leads": {name: row["leads"][name] for name in _CHOSEN_BY[by]}}
+        for by in [summary["chosen_by"]]
+        for row in summary.get("leads", [])
+        if all(name in row["leads"] for name in _CHOSEN_BY[by])
+    ]
+    _print_leads(leads, console, "the champion's leads")
+    how = "" if summary["segments"] == "gold" else "; whole talks, re-segmented"
+    console.print(
+        f"chosen by {summary['chosen_by']} on the select role{how}; data {escape(summary['data'])}, "
+        f"{summary['condition']} condition",
+        soft_wrap=True,
+    )
     trials = summary["trials"]
     console.print(
         f"trials: {trials['complete']} complete, {trials['pruned']} stopped early, {trials['failed']} failed, "
@@ -61,7 +81,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 
 def _add(table: Table, name: str, size_bytes: int, parameters: int, scores: dict[str, Any]) -> None:
-    cells = [f"{direction['bleu']:.1f} / {direction['chrf']:.1f}" for direction in scores.values()]
+    cells = [" / ".join(f"{one[metric]:.1f}" for metric in _SHOWN if metric in one) for one in scores.values()]
     table.add_row(name, f"{size_bytes:,}", f"{parameters:,}", *cells)
 
 
@@ -180,16 +200,45 @@ _PARTS = {
 
 
 def print_evaluation(evaluation: dict[str, Any], console: Console) -> None:
-    """Scores by direction, with the signatures they were made under."""
-    table = Table(title=f"{evaluation['path']}: {evaluation['bytes']:,} bytes, {evaluation['role']} role")
-    for column in ("direction", "BLEU", "chrF"):
+    """Scores by direction, with the signatures they were made under; of several systems leads, too."""
+    systems = evaluation.get("systems", [evaluation])
+    for one in systems:
+        _print_scores(one, console)
+    _print_leads(evaluation.get("leads", []), console, f"leads of {systems[0]['path']}")
+
+
+_METRICS = {"bleu": "BLEU", "chrf": "chrF", "chrf++": "chrF++", "comet": "COMET"}
+
+
+def _print_scores(evaluation: dict[str, Any], console: Console) -> None:
+    found = list(evaluation["scores"].values())
+    metrics = [metric for metric in _METRICS if all(metric in scores for scores in found)]
+    table = Table(title=f"{escape(evaluation['path'])}: {evaluation['bytes']:,} bytes, {evaluation['role']} role")
+    for column in ("direction", *(_METRICS[metric] for metric in metrics)):
         table.add_column(column, justify="left" if column == "direction" else "right")
     for direction, scores in evaluation["scores"].items():
-        table.add_row(direction, f"{scores['bleu']:.2f}", f"{scores['chrf']:.2f}")
+        table.add_row(direction, *(f"{scores[metric]:.2f}" for metric in metrics))
     console.print(table)
+    for name, figure in evaluation.get("figures", {}).items():
+        console.print(f"{name}: {figure['value']:,} ({escape(figure['method'])})", soft_wrap=True, highlight=False)
     for direction, scores in evaluation["scores"].items():
         for signature in scores["signatures"]:
             console.print(f"{direction} {signature}", soft_wrap=True, highlight=False)
+
+
+def _print_leads(leads: Sequence[dict[str, Any]], console: Console, title: str) -> None:
+    """A line for each other system, direction and metric, with interval and both p-values."""
+    if not leads:
+        return
+    table = Table(title=escape(title))
+    for column in ("over", "direction", "metric", "lead (95 %)", "p, bootstrap", "p, randomisation"):
+        table.add_column(column, justify="left" if column in ("over", "direction", "metric") else "right")
+    for row in leads:
+        for metric, found in row["leads"].items():
+            lead = f"{found['value']:+.2f} ({found['low']:.2f} to {found['high']:.2f})"
+            cells = (f"{found['p']:.3f}", f"{found['p_randomised']:.3f}")
+            table.add_row(escape(str(row["over"])), row["direction"], metric, lead, *cells)
+    console.print(table)
 
 
 def print_export(export: dict[str, Any], console: Console) -> None:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from models.devices import computing, current
+from scoring.comet import Comet
 from search.banking import bank_fingerprint
 from search.baselines import Start, few_starts, losses_of, starts
 from search.driving import driver_lock
@@ -22,7 +23,7 @@ from search.job import Job, whole_range
 from search.kept import KeptFidelity, kept_fidelity
 from search.logbook import Logbook
 from search.loop import Terms, run_trials
-from search.opening import measured_losses, opened, workbench_of
+from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
 from search.pools.choice import check_pool, pool_of
 from search.progress import progress_on
@@ -59,6 +60,8 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     check_sampler(settings.sampler)
     found = opened(settings)
     check_pool(settings)
+    exam = exam_of(settings, found)
+    exam.check()
     source = found.source
     ranges = [one.size_range for one in found.ranges]
     shared = comparability(
@@ -87,7 +90,7 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
             ranges=found.ranges,
             study=study,
             workbench=workbench,
-            exam=Exam(found.corpus, settings.directions, shared["data"]),
+            exam=exam,
             console=console,
             fidelity=measured,
             gate=gate,
@@ -103,13 +106,25 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
         logbook = Logbook(job)
         logbook.opened()
         _search(job, logbook)
-        finals = finals_of(job)
-        seconds = round(study.user_attrs.get("seconds", 0) + time.monotonic() - started, 1)
-        study.set_user_attr("seconds", seconds)
-        summary = summary_of(job, finals, seconds)
+        try:
+            finals = finals_of(job)
+            seconds = round(study.user_attrs.get("seconds", 0) + time.monotonic() - started, 1)
+            study.set_user_attr("seconds", seconds)
+            summary = summary_of(job, finals, seconds)
+        finally:
+            if exam.comet is not None:
+                exam.comet.close()
         write_whole(settings.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False))
         logbook.closed(finals, summary)
     return summary
+
+
+def exam_of(settings: SearchSettings, found: Opened) -> Exam:
+    """The full evaluation that a study's finalists have."""
+    comet = Comet(settings.comet, settings.comet_env) if settings.comet else None
+    return Exam(
+        found.corpus, settings.directions, found.data, beams=settings.beams, segments=settings.segments, comet=comet
+    )
 
 
 def _search(job: Job, logbook: Logbook) -> None:

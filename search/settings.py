@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
-from corpora.roles import DIRECTIONS
+from corpora.roles import CONDITIONS, DIRECTIONS, UNCONSTRAINED
 from models.devices import PLAIN, Compute, compute_of, current
 from space.bins import DECIMAL, REFERENCE_BYTES, SizeRange, Units, all_ranges, bin_range, bytes_of, max_size_range
 from space.errors import UserError
@@ -34,7 +34,7 @@ ENGINES = (LOCAL, RAY)
 _MOST_RECOMBINED = 100
 _MOST_WORKERS = 1024
 # What settings that do not say it were made with.
-_UNSAID = {"computed": PLAIN.name}
+_UNSAID = {"computed": PLAIN.name, "condition": UNCONSTRAINED}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class SearchSettings:
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
     utterances are made of pieces of others for each of the calibrate role, for finalists to heal on. `bank` is where
-    studies share what trials are put together from, up to `bank_size`. `warm_start` names a study whose best plans are
+    studies share what trials are put together from, up to `bank_size`. Under the `condition` constrained data of ACL
+    60/60 are all that is taken. Finalists are scored by the model `comet`, too, if it is given, on gold `segments` or
+    on whole talks, decoded by so many `beams`. `warm_start` names a study whose best plans are
     among the first.
     """
 
@@ -65,7 +67,12 @@ class SearchSettings:
     pareto: bool = False
     model: str | None = None
     data: Path = BUNDLED_CORPUS
+    condition: str = UNCONSTRAINED
     directions: tuple[str, ...] = ("en-de", "en-zh")
+    comet: str | None = None
+    comet_env: Path | None = None
+    segments: str = "gold"
+    beams: int = 1
     storage: str | None = None
     workers: int = 1
     worker_minutes: float = WORKER_MINUTES
@@ -122,6 +129,8 @@ class SearchSettings:
         self._check_numbers()
         self._check_engine()
         check_directions(self.directions)
+        if self.condition not in CONDITIONS:
+            raise UserError(f"--condition {self.condition}: choose from {', '.join(CONDITIONS)}")
         bytes_of(self.bank_size, "--bank-size")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**32 - 1}")
@@ -199,6 +208,7 @@ def comparability(
         "sampler": settings.sampler,
         "seed": settings.seed,
         "pins": sorted(settings.pins),
+        "condition": settings.condition,
         "rates": settings.rates,
         "trial_heal_steps": settings.trial_heal_steps,
         "computed": current().name,

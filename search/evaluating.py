@@ -1,0 +1,141 @@
+"""Models and hypothesis files scored by themselves, and held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.checkpoint import folder_bytes, is_checkpoint, load_translator
+from corpora.readings import text_lines
+from corpora.roles import DIRECTIONS, open_corpus
+from models.devices import PLAIN, Compute, computing
+from models.loading import load_source, read_layout
+from scoring.comet import Comet
+from scoring.figures import figures_of
+from scoring.resegment import as_many, resegment, resegmenter
+from search.exam import GOLD, Exam
+from search.rating import leads_of
+from search.settings import check_directions
+from space.errors import UserError
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The options of ``launch.py evaluate``: folders of models, and files of hypotheses, a line an utterance."""
+
+    paths: tuple[Path, ...]
+    data: Path
+    directions: tuple[str, ...]
+    role: str = "report"
+    batch_size: int = 32
+    beams: int = 1
+    segments: str = GOLD
+    comet: str | None = None
+    comet_env: Path | None = None
+    figures: bool = False
+    compute: Compute = PLAIN
+
+
+def run_evaluation(settings: EvaluationSettings) -> dict[str, Any]:
+    """Scores of the one path; of several `systems`, and the leads of the first over each other.
+
+    Files of one name but for their directions (``x.en-de.txt``, ``x.en-zh.txt``) are systems of their own.
+    """
+    check_directions(settings.directions)
+    if settings.batch_size < 1:
+        raise UserError(f"--batch-size {settings.batch_size}: at least 1 utterance at once")
+    folders = [path for path in settings.paths if path.is_dir()]
+    missing = [path for path in settings.paths if not path.exists()]
+    if missing:
+        raise UserError(f"{missing[0]}: not there; give the folder of a model, or a file of hypotheses")
+    if settings.figures and not folders:
+        raise UserError("--figures: are of models; give the folder of one")
+    heard = read_layout(folders[0]).encoder is not None if folders else True
+    languages = [DIRECTIONS[direction] for direction in settings.directions]
+    corpus = open_corpus(settings.data, languages, heard=heard)
+    comet = Comet(settings.comet, settings.comet_env) if settings.comet else None
+    try:
+        exam = Exam(
+            corpus,
+            settings.directions,
+            corpus.fingerprint(),
+            settings.batch_size,
+            settings.beams,
+            settings.segments,
+            comet,
+        )
+        exam.check()
+        with computing(settings.compute):
+            found = [_evaluated(path, exam, settings) for path in settings.paths]
+    finally:
+        if comet is not None:
+            comet.close()
+    if len(found) == 1:
+        return _shown(found[0])
+    return {"systems": [_shown(one) for one in found], "leads": _leads(found, exam, settings.role)}
+
+
+def _shown(found: dict[str, Any]) -> dict[str, Any]:
+    """Without what is only needed to hold systems against each other."""
+    scores = {
+        direction: {name: value for name, value in one.items() if name != "segments"}
+        for direction, one in found["scores"].items()
+    }
+    return {**{name: value for name, value in found.items() if name != "translations"}, "scores": scores}
+
+
+def _evaluated(path: Path, exam: Exam, settings: EvaluationSettings) -> dict[str, Any]:
+    role = settings.role
+    if path.is_file():
+        translations, remark = _hypotheses(path, exam, role)
+        one = Exam(exam.corpus, tuple(translations), exam.data, segments=exam.segments, comet=exam.comet)
+        scores = one.scored(translations, role)
+        for direction in scores.values():
+            kept = [text for text in direction["signatures"] if not text.startswith(("decoding|", "segments|"))]
+            direction["signatures"] = [*kept, f"segments|{remark}"]
+        return _row(path, path.stat().st_size, role, scores, translations)
+    if is_checkpoint(path):
+        model, processor = load_translator(path)
+    else:
+        source = load_source(path)
+        model, processor = source.model, source.processor
+    translations = exam.translations(model, processor, role)
+    row = _row(path, folder_bytes(path), role, exam.scored(translations, role), translations)
+    if settings.figures:
+        language = DIRECTIONS[exam.directions[0]]
+        row["figures"] = figures_of(model, processor, exam.corpus.examples(role), language, settings.batch_size)
+    return row
+
+
+def _row(path: Path, size_bytes: int, role: str, scores: Any, translations: Any) -> dict[str, Any]:
+    return {"path": str(path), "bytes": size_bytes, "role": role, "scores": scores, "translations": translations}
+
+
+def _hypotheses(path: Path, exam: Exam, role: str) -> tuple[dict[str, list[str]], str]:
+    """A file's lines as translations of its direction, re-segmented where they are not as many; and which it was.
+
+    The direction stands in the file's name, or is the only one asked for.
+    """
+    named = [direction for direction in exam.directions if direction in path.name]
+    if len(named) != 1 and len(exam.directions) > 1:
+        raise UserError(f"{path}: of which direction? give --langs {exam.directions[0]}, or name it so")
+    direction = (named or list(exam.directions))[0]
+    lines = text_lines(path, "hypotheses")
+    references = exam.references(role)[direction]
+    if as_many(lines, references):
+        return {direction: lines}, "as many lines as references, not re-segmented"
+    texts = resegment(lines, references, DIRECTIONS[direction])
+    return {direction: texts}, f"{len(lines)} lines for {len(references)} references|{resegmenter().signature}"
+
+
+def _leads(found: Sequence[dict[str, Any]], exam: Exam, role: str) -> list[dict[str, Any]]:
+    """Of the first system over each other in directions that both have."""
+    first = {**found[0], "trial": found[0]["path"]}
+    rows = []
+    for other in found[1:]:
+        shared = tuple(d for d in first["translations"] if d in other["translations"])
+        one = Exam(exam.corpus, shared, exam.data, segments=exam.segments, comet=exam.comet)
+        rows += leads_of(first, [{**other, "trial": other["path"]}], one, role)
+    return rows
