@@ -114,7 +114,8 @@ class Comet:
         except BaseException as error:
             worker.end()
             if isinstance(error, _LostError):
-                raise UserError(f"COMET could not be started by {python}: {error}; {self._anew()}") from error
+                step = _AGAIN if isinstance(error, _KilledError) else self._anew()
+                raise UserError(f"COMET could not be started by {python}: {error}; {step}") from error
             raise
         if "error" not in answer:
             worker.facts = answer["ready"]
@@ -148,6 +149,10 @@ class Comet:
 
 class _LostError(Exception):
     """What became of a worker that will not answer."""
+
+
+class _KilledError(_LostError):
+    """Something outside ended it."""
 
 
 class _Worker:
@@ -189,7 +194,7 @@ class _Worker:
             try:
                 left = left[os.write(self._in, left) :]
             except BrokenPipeError as error:
-                raise _LostError(self._end_said()) from error
+                raise self._end() from error
 
     def answer(self) -> Mapping[str, Any]:
         """The next line but for signs of life. Raises _LostError where none comes."""
@@ -212,7 +217,7 @@ class _Worker:
                 raise _LostError(self._silence())
             read = os.read(self._out, _CHUNK_BYTES)
             if not read:
-                raise _LostError(self._end_said())
+                raise self._end()
             self._rest += read
         line, _, self._rest = self._rest.partition(b"\n")
         return line
@@ -220,19 +225,20 @@ class _Worker:
     def _silence(self) -> str:
         return f"said nothing for {self._patience:g} seconds"
 
-    def _end_said(self) -> str:
+    def _end(self) -> _LostError:
         """How the process ended, which it has or is about to, and its last words."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(self._patience)
         code = self._process.returncode
         if code is None:
-            return "closed its pipes"
+            return _LostError("closed its pipes")
         if code < 0:
-            return f"was killed ({signal.Signals(-code).name}; where memory is short the system does that)"
+            name = signal.Signals(-code).name
+            return _KilledError(f"was killed ({name}; where memory is short the system does that)")
         self._errors.seek(0)
         words = self._errors.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(words) if line.strip()), "without a word")
-        return f"ended with status {code}: {last}"
+        return _LostError(f"ended with status {code}: {last}")
 
     def end(self) -> None:
         """Kills the process, if it runs, and forgets it."""

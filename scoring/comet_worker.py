@@ -21,6 +21,7 @@ import math
 import os
 import sys
 import threading
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -80,7 +81,7 @@ def _downloaded(name: str) -> Path:
     except KeyError as error:
         # what the hub said stands behind what the older store said, and comet tells neither
         older = error.__context__
-        raise OSError(_line(older.__context__ or older if older else error)) from error
+        raise OSError(_said(older.__context__ or older if older else error)) from error
 
 
 def hash_of(path: Path) -> str:
@@ -89,9 +90,10 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _line(error: BaseException) -> str:
+def _said(error: BaseException) -> str:
+    """The first sentence of an error's message, its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0].partition(". ")[0] if lines else type(error).__name__
 
 
 class Scorer:
@@ -135,7 +137,7 @@ def serve(scorer: Scorer, answers: Answers) -> None:
         try:
             answer = scorer.scored(json.loads(line))
         except Exception as error:  # whatever went wrong, the other side is told, and may ask again
-            answer = {"error": _line(error)}
+            answer = {"error": _said(error)}
         answers.at_work = False
         answers.say(**answer)
 
@@ -149,12 +151,14 @@ def main() -> int:
     os.environ.update(_ONLY_WEIGHTS)
     threading.Thread(target=answers.beat, daemon=True).start()
     try:
-        scorer = Scorer(sys.argv[1])
-    except ImportError as error:
-        answers.say(error=_line(error), missing=True)
+        import_module("comet")
+    except Exception as error:  # libraries that do not fit each other raise anything
+        answers.say(error=_said(error), missing=True)
         return 1
+    try:
+        scorer = Scorer(sys.argv[1])
     except Exception as error:  # as above
-        answers.say(error=_line(error))
+        answers.say(error=_said(error))
         return 1
     answers.at_work = False
     answers.say(ready=scorer.facts)

@@ -136,6 +136,16 @@ def test_a_model_that_cannot_be_had_is_named(
     assert reason in line
 
 
+def test_a_worker_that_is_killed_while_it_loads_is_no_fault_of_the_environment(
+    environment: Path, tmp_path: Path
+) -> None:
+    model = standing.comet_model(tmp_path / "large", standing.KILLED.encode())
+    line = refusal(Comet(str(model), environment))
+    assert re.fullmatch(
+        r"COMET could not be started by .*: was killed \(SIGKILL; .*; the same command scores anew", line
+    )
+
+
 @pytest.mark.parametrize(
     ("said", "line"),
     [
