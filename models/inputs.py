@@ -21,6 +21,7 @@ PROMPTS = {
 }
 # How models are asked: the base model by audio and instruction, an Instruct one in ChatML as its template has it.
 _BASE = "{audio}{instruction}"
+_END_OF_TURN = "<|im_end|>"
 _CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nAudio 1: {audio}\n{instruction}"
     "<|im_end|>\n<|im_start|>assistant\n"
@@ -135,8 +136,11 @@ def make_row(
 
 
 def converses(processor: Any) -> bool:
-    """Whether the model is an Instruct one, which is asked in turns of a conversation: it has a template for them."""
-    return bool(getattr(processor, "chat_template", None))
+    """Whether the model is an Instruct one, which is asked in turns of a conversation: its texts end with a turn.
+
+    Templates tell nothing: every Qwen2-Audio processor has one.
+    """
+    return bool(processor.tokenizer.eos_token == _END_OF_TURN)
 
 
 def asked(processor: Any, language: str, instruction: str | None = None) -> str:

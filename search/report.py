@@ -19,9 +19,8 @@ _CHOSEN_BY = {"COMET": ("COMET", "chrF2"), "chrF": ("BLEU", "chrF2")}
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """Source, baseline and finalists beside each other, then where the champion lies."""
     directions = list(summary["source"]["scores"])
-    shown = [
-        _METRICS[metric] for metric in _SHOWN if all(metric in one for one in summary["source"]["scores"].values())
-    ]
+    scored = summary["source"]["scores"].values()
+    shown = [_METRICS[metric] for metric in _SHOWN if all(metric in one for one in scored)]
     table = Table(title=f"{summary['study']}: {summary['range']}, {' / '.join(shown)} on the report role")
     for column in ("model", "bytes on disk", "parameters", *directions):
         table.add_column(column, justify="left" if column == "model" else "right")
