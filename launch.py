@@ -26,6 +26,7 @@ from models.devices import PRECISIONS, compute_of
 from scoring.comet import MODEL as COMET_MODEL
 from scoring.comet_env import DEFAULT as COMET_ENV
 from scoring.comet_env import build_comet_env
+from scoring.submission import FORMS as SUBMISSION_FORMS
 from search.adapting import AdaptationSettings, run_adaptation
 from search.banking import BankSettings, run_bank
 from search.dashboard import DashboardSettings, dashboard_server
@@ -45,12 +46,14 @@ from search.report import (
     print_size,
     print_streaming,
     print_studies,
+    print_submission,
     print_summary,
 )
 from search.run import run_search
 from search.samplers import SAMPLER_NAMES
 from search.settings import BANK_SIZE, ENGINES, HEAL_ROWS, LOCAL, RECOMBINED, WORKER_MINUTES, SearchSettings
 from search.streaming import StreamSettings, run_streaming
+from search.submitting import SubmitSettings, run_submission
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
 from space.errors import UserError
 from space.genes import HEAL_STEPS
@@ -80,6 +83,8 @@ examples:
                                                    a model held against a file of hypotheses
   python launch.py --bin 1 --model Qwen/Qwen2-Audio-7B --data acl6060:FOLDER --condition constrained --comet
                                                    the task itself: its data, its metric
+  python launch.py submit --study bin3 --user FBK --contact "A. Person"
+                                                   the archive and the message of the task
   python launch.py dashboard --study bin3          watch a study in the browser
   python launch.py studies                         how the studies here stand
 
@@ -197,6 +202,23 @@ def _evaluate(options: argparse.Namespace) -> Shown:
         compute=compute_of(options.device, options.precision),
     )
     return run_evaluation(settings), print_evaluation
+
+
+def _submit(options: argparse.Namespace) -> Shown:
+    settings = SubmitSettings(
+        studies=tuple(options.study),
+        user=options.user,
+        institute=options.institute,
+        contact=options.contact,
+        email=options.email,
+        primary=tuple(options.primary),
+        contrastive=tuple(options.contrastive),
+        form=options.form,
+        empty_as=options.empty_as,
+        out=Path(options.out),
+        root=Path(options.root),
+    )
+    return run_submission(settings), print_submission
 
 
 def _comet_env(options: argparse.Namespace) -> Shown:
@@ -328,6 +350,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {
     "compress": _compress,
     "evaluate": _evaluate,
     "comet-env": _comet_env,
+    "submit": _submit,
     "export": _export,
     "size": _size,
     "studies": _studies,
@@ -701,6 +724,7 @@ def _add_study_commands(commands: Any, shared: _Shared) -> None:
     rooted = argparse.ArgumentParser(add_help=False)
     rooted.add_argument("--root", default="studies", metavar="DIR", help="where the studies are (%(default)s)")
     commands.add_parser("studies", parents=[shared.common, rooted], help="how the studies of a folder stand")
+    _add_submit(commands, shared, rooted)
     dashboard = commands.add_parser(
         "dashboard",
         parents=[shared.common, rooted],
@@ -714,6 +738,29 @@ def _add_study_commands(commands: Any, shared: _Shared) -> None:
     dashboard.add_argument("--storage", metavar="URL", help=_STORAGE)
     dashboard.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     dashboard.add_argument("--port", type=int, default=8080, help="0 takes a free one (%(default)s)")
+
+
+def _add_submit(commands: Any, shared: _Shared, rooted: argparse.ArgumentParser) -> None:
+    submit = commands.add_parser(
+        "submit",
+        parents=[shared.common, rooted],
+        help="pack the submission of finished studies",
+        description="Write the archive of hypotheses of finalists on the report role, named as the task asks, and the "
+        "message that goes with it. Each --study's champion is the primary of its bin, if no other is named.",
+        epilog=_EXAMPLES,
+        formatter_class=_STYLE,
+    )
+    submit.add_argument("--study", action="append", required=True, metavar="NAME", help="may be repeated")
+    submit.add_argument("--user", required=True, metavar="ID", help="as in the registration, for instance FBK")
+    submit.add_argument("--contact", required=True, metavar="NAME", help="person to ask")
+    submit.add_argument("--institute", default="", help="default: the user")
+    submit.add_argument("--email", default="", help="of the contact")
+    trial = {"action": "append", "default": [], "metavar": "[STUDY:]TRIAL"}
+    submit.add_argument("--primary", help="a finalist in place of the champion; may be repeated", **trial)
+    submit.add_argument("--contrastive", help="a finalist; may be repeated", **trial)
+    submit.add_argument("--form", default=SUBMISSION_FORMS[0], choices=SUBMISSION_FORMS, help="of names (%(default)s)")
+    submit.add_argument("--empty-as", metavar="TEXT", help="what stands where a hypothesis is empty")
+    submit.add_argument("--out", default="submission", metavar="FOLDER", help="where to (%(default)s)")
 
 
 def _quieten() -> None:

@@ -240,6 +240,19 @@ def _print_leads(leads: Sequence[dict[str, Any]], console: Console, title: str) 
     console.print(table)
 
 
+def print_submission(submission: dict[str, Any], console: Console) -> None:
+    """What is in the archive, where it is, and the message."""
+    table = Table(title=f"{escape(submission['archive'])}: {submission['bytes']:,} bytes")
+    for column in ("file", "lines", "bytes"):
+        table.add_column(column, justify="left" if column == "file" else "right")
+    for one in submission["files"]:
+        table.add_row(escape(one["name"]), f"{one['lines']:,}", f"{one['bytes']:,}")
+    console.print(table)
+    console.print(f"sha256 {submission['sha256']}", soft_wrap=True, highlight=False)
+    console.print(f"{escape(submission['message'])}:", soft_wrap=True, highlight=False)
+    console.print(escape(submission["text"]), soft_wrap=True, highlight=False)
+
+
 def print_export(export: dict[str, Any], console: Console) -> None:
     """Where a checkpoint was written for other runtimes, its bytes, and what loading it asks for."""
     console.print(

@@ -1,0 +1,55 @@
+"""What Instruct models put around translations goes, and nothing that belongs to them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scoring.tidy import tidied
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("The German translation is: Das Modell ist klein.", "Das Modell ist klein."),
+        ("Sure, here is the translation into German:\n\n„Das Modell ist klein.“", "Das Modell ist klein."),
+        ('Here\'s the Chinese translation: "模型很小。"', "模型很小。"),
+        ("这段话的中文翻译是:“模型很小。”", "模型很小。"),
+        ("翻译:模型很小。", "模型很小。"),
+        ("Die Übersetzung lautet: Ja.", "Ja."),
+        ("Translation: Ja.", "Ja."),
+        ("'Ja.'", "Ja."),
+    ],
+)
+def test_preambles_and_quotes_go(said: str, kept: str) -> None:
+    assert tidied([said]).texts == [kept]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Das Modell ist klein.",
+        "Die Übersetzung ist besser als erwartet.",
+        "Translation is hard: we show why.",
+        "„Aufmerksamkeit“ heißt „Attention“",
+        '"Ja" oder "Nein"',
+        "翻译是一个难题。",
+        "The translation is:",
+        "",
+    ],
+)
+def test_what_belongs_to_a_translation_stays(said: str) -> None:
+    assert tidied([said]).texts == [said]
+
+
+def test_what_was_taken_off_is_counted() -> None:
+    found = tidied(["Translation: „Ja.“", '"Nein."', "Vielleicht."])
+    assert found.texts == ["Ja.", "Nein.", "Vielleicht."]
+    assert (found.preambles, found.quotes) == (1, 2)
+
+
+@given(st.text())
+def test_texts_are_of_one_line_and_part_of_what_was_said(said: str) -> None:
+    (found,) = tidied([said]).texts
+    assert found in " ".join(said.split())
