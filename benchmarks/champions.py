@@ -162,6 +162,7 @@ def ring(settings: SearchSettings) -> Ring:
     """Loads and measures, or has the bank's measurements."""
     found = opened(settings)
     workbench = workbench_of(settings, found, Console())
+    found.corpus.sealed.clear()
     exam = Exam(found.corpus, settings.directions, found.data)
     return Ring(settings, found, workbench, exam, f"{asdict(found.limits.size_range)}|{made_of(found)}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,19 @@ class Talk:
 class Corpus:
     """A folder with one parquet file a role; a role is read when first asked for; `opened` tells which were.
 
-    `heard` says whether utterances are audio, or English text for models that read.
+    `heard` says whether utterances are audio, or English text for models that read. Who asks for a role that is
+    `sealed` has a mistake in it: what is searched on is never reported on.
     """
 
     folder: Path
     languages: tuple[str, ...]
     heard: bool = True
     opened: dict[str, list[Example]] = field(default_factory=dict)
+    sealed: set[str] = field(default_factory=set)
 
     def examples(self, role: str) -> list[Example]:
         """The examples of a role in file order. Raises UserError where the file is no longer readable."""
+        assert role not in self.sealed, f"the {role} role is sealed: it is for finalists only"
         if role not in self.opened:
             self.opened[role] = [
                 Example(
@@ -81,6 +85,16 @@ class Corpus:
                 for row in _rows(self.folder / f"{role}.parquet", self.languages, heard=self.heard)
             ]
         return self.opened[role]
+
+    @contextmanager
+    def unsealed(self, role: str) -> Iterator[None]:
+        """Opens a role for as long as finalists are scored on it."""
+        before = set(self.sealed)
+        self.sealed.discard(role)
+        try:
+            yield
+        finally:
+            self.sealed = before
 
     def talks(self, role: str) -> list[Talk]:
         """The talks of a role in the order of their first utterances, which a talk's stand together.

@@ -115,7 +115,7 @@ def _examined(
                 key=key,
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
             )
-    with job.console.status("scoring on the report role"):
+    with job.console.status("scoring on the report role"), job.exam.corpus.unsealed("report"):
         return {number: report_scores(result, job.exam, _folder(job, number)) for number, result in results.items()}
 
 
@@ -124,9 +124,13 @@ def _folder(job: Job, number: int) -> Path:
 
 
 def summary_of(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, Any]:
-    """What summary.json holds.
+    """What summary.json holds."""
+    with job.exam.corpus.unsealed("report"):
+        return _summary(job, finals, seconds)
 
-    Of a study of one range its finalists, baseline and champion; of several the finalists of each, and the `front`:
+
+def _summary(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, Any]:
+    """Of a study of one range its finalists, baseline and champion; of several the finalists of each, and the `front`:
     the champion of each range, without those that a smaller one is as good as.
     """
     size_range = job.size_range

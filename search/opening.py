@@ -62,6 +62,7 @@ def opened(settings: SearchSettings) -> Opened:
     trimmed = replace(source, layout=with_vocabulary(source.layout, source.vocabulary))
     _reachable(settings, trimmed, early)
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
+    corpus.sealed.add("report")
     check_condition(settings.condition, corpus, f"--data {settings.data}")
     if settings.condition == CONSTRAINED:
         _check_adapted(folder, corpus.fingerprint())

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from compress.facts import FACTS
-from corpora.roles import ROLES
+from corpora.roles import ORIGIN, ROLES
 from models.devices import computing
 from models.reference import resolve_model
 from search.gates import Gate
@@ -92,7 +92,7 @@ def _sent(settings: SearchSettings, facts: str) -> Carrier:
     return carrier(
         [
             packed(Path(settings.model), _MODEL),
-            packed(settings.data, [f"{role}.parquet" for role in ROLES]),
+            packed(settings.data, [*(f"{role}.parquet" for role in ROLES), ORIGIN]),
             packed(settings.bank, [f"{facts}/{pattern}" for pattern in FACTS]),
         ]
     )
