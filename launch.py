@@ -51,7 +51,16 @@ from search.report import (
 )
 from search.run import run_search
 from search.samplers import SAMPLER_NAMES
-from search.settings import BANK_SIZE, ENGINES, HEAL_ROWS, LOCAL, RECOMBINED, WORKER_MINUTES, SearchSettings
+from search.settings import (
+    BANK_SIZE,
+    ENGINES,
+    HEAL_ROWS,
+    LOCAL,
+    RECOMBINED,
+    WORKER_MINUTES,
+    SearchSettings,
+    check_directions,
+)
 from search.streaming import StreamSettings, run_streaming
 from search.submitting import SubmitSettings, run_submission
 from space.bins import BIN_NUMBERS, UNITS, max_size_range
@@ -331,7 +340,9 @@ def _folder(options: argparse.Namespace) -> Path:
 
 def _data(options: argparse.Namespace) -> Path:
     """The folder of roles that --data means; other forms are imported first."""
-    languages = [DIRECTIONS[direction] for direction in _directions(options) if direction in DIRECTIONS]
+    directions = _directions(options)
+    check_directions(directions)
+    languages = [DIRECTIONS[direction] for direction in directions]
     return resolve_data(
         options.data, languages, Path(options.imported), lambda line: print(f"data: {line}", file=sys.stderr)
     )

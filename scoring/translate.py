@@ -13,6 +13,7 @@ from models.devices import HOST, device_of, in_precision
 from models.inputs import Batch, Row, converses, embed, make_batch, make_row, read_utterance
 from models.loading import pad_token
 from models.room import Room
+from scoring.kept import KeptTexts
 from scoring.tidy import tidied
 
 MAX_NEW_TOKENS = 256
@@ -32,17 +33,23 @@ def translate(
     batch_size: int = 32,
     beams: int = 1,
     progress: Callable[[int], None] = lambda _done: None,
+    kept: KeptTexts | None = None,
 ) -> list[str]:
     """Translations in the order of the examples, greedy or by so many `beams`; `progress` is told how many more are
-    done. What Instruct models put around a translation is taken off (scoring/tidy.py).
+    done. What Instruct models put around a translation is taken off (scoring/tidy.py). What is `kept`, by language and
+    place, is not translated again, and new texts are.
     """
     utterances = [read_utterance(processor, example.utterance) for example in examples]
     rows = [
         make_row(processor, utterance, language, "", example.prompt)
         for utterance, example in zip(utterances, examples, strict=True)
     ]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))
-    texts = [""] * len(rows)
+    known = kept.texts if kept else {}
+    texts = [known.get(f"{language} {place}", "") for place in range(len(rows))]
+    order = sorted(
+        (place for place in range(len(rows)) if f"{language} {place}" not in known), key=lambda i: len(rows[i].prompt)
+    )
+    progress(len(rows) - len(order))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         for part, found in _ROOM.each(
@@ -50,6 +57,8 @@ def translate(
         ):
             for index, text in zip(part, found, strict=True):
                 texts[index] = text
+            if kept:
+                kept.keep([f"{language} {index}" for index in part], found)
             progress(len(part))
     return tidied(texts).texts if converses(processor) else texts
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from corpora.audio import HEARD_SECONDS
 from corpora.roles import DIRECTIONS, PAUSE_SECONDS, Corpus, Example
 from models.devices import current
 from scoring.comet import Comet
+from scoring.kept import KeptTexts
 from scoring.metrics import score
 from scoring.resegment import resegment, resegmenter
 from scoring.segment import segmentation, speech_segments
@@ -88,16 +90,22 @@ class Exam:
         """BLEU, chrF, COMET if it is there, and signatures by direction on a role."""
         return self.scored(self.translations(model, processor, role), role)
 
-    def translations(self, model: Any, processor: Any, role: str) -> dict[str, list[str]]:
-        """What a model makes of a role's utterances, by direction: one text for each."""
+    def translations(
+        self, model: Any, processor: Any, role: str, kept: KeptTexts | None = None
+    ) -> dict[str, list[str]]:
+        """What a model makes of a role's utterances, by direction: one text for each, what is `kept` among them."""
         make = self._of_talks if self.segments == VAD else self._of_gold
-        return {direction: make(model, processor, role, DIRECTIONS[direction]) for direction in self.directions}
+        return {direction: make(model, processor, role, DIRECTIONS[direction], kept) for direction in self.directions}
 
-    def _of_gold(self, model: Any, processor: Any, role: str, code: str) -> list[str]:
-        examples = self.corpus.examples(role)
-        return translate(model, processor, examples, code, batch_size=self.batch_size, beams=self.beams)
+    def _translate(
+        self, model: Any, processor: Any, examples: Sequence[Example], code: str, kept: KeptTexts | None
+    ) -> list[str]:
+        return translate(model, processor, examples, code, batch_size=self.batch_size, beams=self.beams, kept=kept)
 
-    def _of_talks(self, model: Any, processor: Any, role: str, code: str) -> list[str]:
+    def _of_gold(self, model: Any, processor: Any, role: str, code: str, kept: KeptTexts | None) -> list[str]:
+        return self._translate(model, processor, self.corpus.examples(role), code, kept)
+
+    def _of_talks(self, model: Any, processor: Any, role: str, code: str, kept: KeptTexts | None) -> list[str]:
         """Segments of all talks translated together, joined and re-segmented talk by talk."""
         talks = self.corpus.talks(role)
         segments = [
@@ -105,7 +113,7 @@ class Exam:
             for talk, found in ((talk, speech_segments(talk.samples, _longest(processor))) for talk in talks)
         ]
         flat = [segment for found in segments for segment in found]
-        texts = iter(translate(model, processor, flat, code, batch_size=self.batch_size, beams=self.beams))
+        texts = iter(self._translate(model, processor, flat, code, kept))
         found: list[str] = []
         for talk, heard in zip(talks, segments, strict=True):
             references = [example.references[code] for example in talk.examples]
@@ -171,25 +179,37 @@ def _longest(processor: Any) -> float:
     return min(HEARD_SECONDS, float(processor.feature_extractor.chunk_length))
 
 
+# Translations on the way, beside the result they are for.
+KEPT = "translations-{role}.jsonl"
 # Keys of results: scores and translations of a role.
 _KEYS = {"select": ("select", "select translations"), "report": ("scores", "translations")}
 
 
-def examined(result: Mapping[str, Any], exam: Exam, role: str, load: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
+def examined(
+    result: Mapping[str, Any], exam: Exam, role: str, load: Callable[[], tuple[Any, Any]], folder: Path
+) -> dict[str, Any]:
     """The result with a role's translations and scores, of which those an earlier run made alike are kept.
 
-    `load` gives model and processor, and is called where something is to be translated.
+    `load` gives model and processor, and is called where something is to be translated. On the way translations are
+    kept in the folder, and stay there until the result is written (`drop_kept`).
     """
     scores, texts = _KEYS[role]
     made = {**result.get("exams", {})}
     if made.get(role) != exam.decoding or texts not in result:
         model, processor = load()
-        translations = exam.translations(model, processor, role)
+        kept = KeptTexts(folder / KEPT.format(role=role), f"{result['key']}|{exam.decoding}")
+        translations = exam.translations(model, processor, role, kept)
         made[role] = exam.decoding
         return {**result, "exams": made, texts: translations, scores: exam.scored(translations, role)}
     if exam.is_scored(result.get(scores)):
         return dict(result)
     return {**result, scores: exam.scored(result[texts], role)}
+
+
+def drop_kept(folder: Path) -> None:
+    """Drops translations on the way."""
+    for path in folder.glob(KEPT.format(role="*")):
+        path.unlink()
 
 
 def with_comet(scores: Mapping[str, Mapping[str, Any]]) -> bool:

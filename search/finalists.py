@@ -16,7 +16,7 @@ from compress.heal import Coach, HealSettings
 from compress.pipeline import Compressed, compress
 from compress.resume import TrainingFile
 from models.loading import Source
-from search.exam import Exam, examined
+from search.exam import Exam, drop_kept, examined
 from search.study import best_first
 from search.workbench import Workbench
 from space.errors import UserError, first_line
@@ -99,7 +99,7 @@ def examine(
 
 def _with_select(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:
     """The result with scores on the select role, by which champions are chosen; kept."""
-    found = examined(result, exam, "select", lambda: load_translator(folder / "model"))
+    found = examined(result, exam, "select", lambda: load_translator(folder / "model"), folder)
     if found != result:
         found["samples"] = exam.samples(found["select translations"], "select")
         keep_result(folder / RESULT, found)
@@ -109,6 +109,7 @@ def _with_select(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, 
 def keep_result(path: Path, result: Mapping[str, Any]) -> None:
     """Writes a result; its translations and scores stay for later runs."""
     write_whole(path, json.dumps(result, indent=1, ensure_ascii=False))
+    drop_kept(path.parent)
 
 
 def _forget_healing(folder: Path) -> None:
@@ -157,7 +158,7 @@ def heal_in_full(workbench: Workbench, plan: Plan, coach: Coach) -> Compressed:
 
 def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str, Any]:
     """The result with its scores on the report role, which is opened for finalists only."""
-    found = examined(result, exam, "report", lambda: load_translator(folder / "model"))
+    found = examined(result, exam, "report", lambda: load_translator(folder / "model"), folder)
     if found != result:
         keep_result(folder / RESULT, found)
     return found
@@ -166,7 +167,7 @@ def report_scores(result: dict[str, Any], exam: Exam, folder: Path) -> dict[str,
 def source_result(source: Source, exam: Exam, path: Path, key: str) -> dict[str, Any]:
     """The uncompressed model's scores and translations on the report role; kept with the study."""
     known = read_keyed(path, key) or {"key": key}
-    found = examined(known, exam, "report", lambda: (source.model, source.processor))
+    found = examined(known, exam, "report", lambda: (source.model, source.processor), path.parent)
     if found != known:
         keep_result(path, found)
     return found

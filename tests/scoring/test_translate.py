@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -9,6 +12,8 @@ from datasets import Audio, load_dataset
 
 from corpora.roles import BUNDLED, ROLES, Example, open_corpus
 from models.loading import Source
+from scoring import translate as module
+from scoring.kept import KeptTexts
 from scoring.metrics import score
 from scoring.translate import translate
 from tests.tiny import load_tiny
@@ -58,3 +63,38 @@ def test_bundled_roles_share_no_talk_and_no_sentence() -> None:
             if first < second:
                 assert not talks[first] & talks[second]
                 assert not texts[first] & texts[second]
+
+
+def test_a_killed_translation_goes_on_where_it_was(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    examples = [
+        Example(str(n), "talk", rng.standard_normal(9000 + 4000 * n).astype(np.float32) * 0.1, {}) for n in range(5)
+    ]
+    whole = translate(source.model, source.processor, examples, "de")
+    path = tmp_path / "on-the-way.jsonl"
+    generate, batches = module._generate, 0
+
+    def killed(*args: Any) -> list[str]:
+        nonlocal batches
+        batches += 1
+        if batches > 2:
+            raise KeyboardInterrupt
+        return generate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_generate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            translate(source.model, source.processor, examples, "de", batch_size=2, kept=KeptTexts(path, "a key"))
+    with path.open("a", encoding="utf-8") as file:
+        file.write('["de 4", "half a li')
+    kept = KeptTexts(path, "a key")
+    assert sorted(kept.texts) == ["de 0", "de 1", "de 2", "de 3"]
+    done: list[int] = []
+    assert translate(source.model, source.processor, examples, "de", kept=kept, progress=done.append) == whole
+    assert done == [4, 1]
+    assert len(KeptTexts(path, "a key").texts) == 5
+    assert KeptTexts(path, "another key").texts == {}
+    kept.done()
+    assert not path.exists()
