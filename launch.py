@@ -224,6 +224,7 @@ def _submit(options: argparse.Namespace) -> Shown:
         contrastive=tuple(options.contrastive),
         form=options.form,
         empty_as=options.empty_as,
+        figures=options.figures,
         out=Path(options.out),
         root=Path(options.root),
     )
@@ -771,6 +772,11 @@ def _add_submit(commands: Any, shared: _Shared, rooted: argparse.ArgumentParser)
     submit.add_argument("--contrastive", help="a finalist; may be repeated", **trial)
     submit.add_argument("--form", default=SUBMISSION_FORMS[0], choices=SUBMISSION_FORMS, help="of names (%(default)s)")
     submit.add_argument("--empty-as", metavar="TEXT", help="what stands where a hypothesis is empty")
+    submit.add_argument(
+        "--figures",
+        action="store_true",
+        help="measure here what translating costs, for the message: FLOPs, seconds, ...",
+    )
     submit.add_argument("--out", default="submission", metavar="FOLDER", help="where to (%(default)s)")
 
 

@@ -53,13 +53,8 @@ class Exam:
             resegmenter()
             segmentation(HEARD_SECONDS)
         if self.comet is not None:
-            silent = [e.id for role in ("select",) for e in self.corpus.examples(role) if e.english is None]
+            self._sources("select")
             self.corpus.opened.pop("select", None)
-            if silent:
-                raise UserError(
-                    f"--comet: utterance {silent[0]!r} has no English text, which COMET reads; add column en, or leave "
-                    "--comet out"
-                )
             _ = self.comet.signature
             self.comet.close()
 
@@ -145,10 +140,19 @@ class Exam:
         """The system's score, 0 to 100 as others are, those of segments, and the signature."""
         if self.comet is None:
             return {}
-        sources = [example.english or "" for example in self.examples(role)]
-        found = self.comet.score(sources, translations, references)
+        found = self.comet.score(self._sources(role), translations, references)
         segments = [round(100 * one, 4) for one in found.segments]
         return {"comet": round(100 * found.system, 2), "segments": segments, "signatures": [self.comet.signature]}
+
+    def _sources(self, role: str) -> list[str]:
+        """What is said in a role's utterances. Raises UserError where that is not known."""
+        examples = self.examples(role)
+        silent = next((example.id for example in examples if example.english is None), None)
+        if silent is not None:
+            raise UserError(
+                f"--comet: utterance {silent!r} has no English text, which COMET reads; add column en, or go without"
+            )
+        return [example.english or "" for example in examples]
 
     def is_scored(self, scores: Mapping[str, Mapping[str, Any]] | None) -> bool:
         """Whether scores of an earlier run have all that is asked for now."""

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compress.checkpoint import folder_bytes, read_plan
+from compress.checkpoint import folder_bytes, load_translator, read_plan
+from corpora.roles import DIRECTIONS, open_corpus
+from models.loading import read_layout
+from scoring.figures import figures_of
 from scoring.submission import (
     CONTRASTIVE,
     PRIMARY,
@@ -29,13 +32,15 @@ from space.files import write_whole
 from space.techniques import techniques
 
 MESSAGE = "message.txt"
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class SubmitSettings:
     """The options of ``launch.py submit``. Trials are numbers, or STUDY:NUMBER where there are several studies.
 
-    Without a `primary` of a study its champion is that.
+    Without a `primary` of a study its champion is that. With `figures` what translating costs is measured here, for the
+    message.
     """
 
     studies: tuple[str, ...]
@@ -47,6 +52,7 @@ class SubmitSettings:
     contrastive: tuple[str, ...] = ()
     form: str = TASK_PAGE
     empty_as: str | None = None
+    figures: bool = False
     out: Path = Path("submission")
     root: Path = Path("studies")
 
@@ -176,7 +182,18 @@ def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, tr
         raise UserError(f"{folder / 'model'}: {weight:,} bytes are larger than every bin; submit a smaller one")
     if summary["bin"] not in (None, number):
         raise UserError(f"{folder / 'model'}: {weight:,} bytes are in bin {number}, the study is of {summary['bin']}")
-    return System(number, kind, hypotheses, weight, result["parameters"], techniques(layout, plan), _details(scores))
+    details = [*_details(scores), *(_figures(folder / "model", summary, hypotheses) if settings.figures else ())]
+    return System(number, kind, hypotheses, weight, result["parameters"], techniques(layout, plan), tuple(details))
+
+
+def _figures(model: Path, summary: Mapping[str, Any], hypotheses: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines on what translating the report role costs, each with how it was measured."""
+    direction = next(iter(hypotheses))
+    loaded, processor = load_translator(model)
+    heard = read_layout(model).encoder is not None
+    corpus = open_corpus(Path(summary["data"]), [DIRECTIONS[direction]], heard=heard)
+    found = figures_of(loaded, processor, corpus.examples("report"), DIRECTIONS[direction], _BATCH_SIZE)
+    return [f"{name}: {figure['value']:,} ({figure['method']})" for name, figure in found.items()]
 
 
 def _details(scores: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

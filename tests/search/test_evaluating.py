@@ -99,6 +99,13 @@ def test_beams_change_no_text_with_the_batch(here: Path, capsys: pytest.CaptureF
     assert "decoding|2 beams, at most 256 tokens" in one["scores"]["en-de"]["signatures"]
 
 
+def test_comet_needs_what_is_said(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_roles(tmp_path, (2, 2, 2, 2), ["id", "talk", "audio", "de"])
+    words = ["evaluate", "model", "--langs", "en-de", "--data", str(tmp_path), "--comet", "--comet-env", "comet"]
+    assert launch.main(words) == 2
+    assert "has no English text, which COMET reads; add column en" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

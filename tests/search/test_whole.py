@@ -106,6 +106,13 @@ def test_the_submission_has_the_tasks_names_and_lines(here: Path, capsys: pytest
     assert "FBK.Bin2.primary.txt" in capsys.readouterr().out
 
 
+def test_a_message_can_have_what_translating_costs(here: Path) -> None:
+    assert launch.main([*SUBMIT, "--study", "bin2", "--figures"]) == 0
+    message = (here / "submission" / "message.txt").read_text()
+    for figure in ("FLOPs an utterance: ", "seconds an utterance: ", "real-time factor: ", "peak memory bytes: "):
+        assert figure in message
+
+
 def test_a_contrastive_has_its_number_and_the_later_form_its_names(here: Path) -> None:
     summary = summary_of(here)
     others = {row["trial"] for row in [*summary["finalists"], *summary["baselines"]]} - {summary["champion"]["trial"]}
