@@ -49,7 +49,7 @@ def run_evaluation(settings: EvaluationSettings) -> dict[str, Any]:
     folders = [path for path in settings.paths if path.is_dir()]
     missing = [path for path in settings.paths if not path.exists()]
     if missing:
-        raise UserError(f"{missing[0]}: not there; give the folder of a model, or a file of hypotheses")
+        raise UserError(f"{missing[0]}: no such folder or file; give the folder of a model, or a file of hypotheses")
     if settings.figures and not folders:
         raise UserError("--figures: are of models; give the folder of one")
     heard = read_layout(folders[0]).encoder is not None if folders else True

@@ -109,7 +109,7 @@ def test_comet_needs_what_is_said(here: Path, tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["nothing"], "nothing: not there; give the folder of a model, or a file of hypotheses"),
+        (["nothing"], "nothing: no such folder or file; give the folder of a model, or a file of hypotheses"),
         (["data/report.parquet"], "of which direction? give --langs en-de, or name it so"),
         (["data/report.parquet", "--langs", "en-de"], "is not UTF-8"),
         (["good.en-de.txt", "--figures"], "--figures: are of models"),
