@@ -1,4 +1,7 @@
-"""The submission of the IWSLT 2025 model compression track: names, archive, message (task page, "Submission")."""
+"""The submission of the IWSLT 2025 model compression track: names, archive, message (task page, "Submission").
+
+The form `2025-server` has the names that the page asked for after the track had moved to an evaluation server.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import gzip
 import io
 import re
 import tarfile
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from space.errors import UserError
@@ -17,9 +21,13 @@ PRIMARY, CONTRASTIVE = "primary", "contrastive"
 TASK_PAGE, SERVER_2025 = "task-page", "2025-server"
 FORMS = (TASK_PAGE, SERVER_2025)
 _SET, _TASK = "IWSLT25", "ModelCompressionTask"
-_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-# What would break a line for some reader (Unicode's line breaks among them), or is no text: all of category Cc.
-_BREAKS = re.compile("[\u0000-\u001f\u007f-\u009f\u2028\u2029]+")
+# Short, since a tar's names have at most 100 characters.
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+# What would break a line for some reader (Unicode's line breaks among them), or is no text: all of category Cc, and the
+# byte order mark, which readers drop where a file begins with it.
+_BREAKS = re.compile("[\u0000-\u001f\u007f-\u009f\u2028\u2029\ufeff]+")
+_ANEW = "remove the finalist's result.json and run the search's command again, which translates anew"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -56,34 +64,47 @@ class Mended:
 
     breaks: int = 0
     empty: int = 0
-    where: list[str] = field(default_factory=list)
 
 
 def check_user(user: str) -> None:
     """Raises UserError for a user id that is no plain word: it is a folder's name, and between dots."""
     if not _USER.fullmatch(user):
-        raise UserError(f"--user {user!r}: letters, digits, - and _ only, as in the registration, for instance FBK")
+        raise UserError(
+            f"--user {user!r}: letters, digits, - and _ only, at most 32, as in the registration, for instance FBK"
+        )
+
+
+def check_line(option: str, text: str) -> None:
+    """Raises UserError for what is given to an option and is no line of a text: the message has it as it is."""
+    if _BREAKS.search(text) or _SURROGATE.search(text) or _is_empty(text):
+        raise UserError(f"{option} {text!r}: one line of text, without control characters")
+
+
+def _is_empty(line: str) -> bool:
+    """Whether a line shows nothing: characters without width count for nothing."""
+    return all(one.isspace() or unicodedata.category(one) == "Cf" for one in line)
 
 
 def file_name(submission: Submission, system: System, direction: str) -> str:
     """A hypothesis file's name in the archive.
 
-    The later form, ``${TEAM}_IWSLT25_ModelCompression_${LP}_${BIN}_${COND}_${TYPE}``, has no folder and no ending.
+    The server's form names a model, ``${TEAM}_IWSLT25_ModelCompression_${LANGUAGE_PAIR}_${BIN}_${CONDITION}_${TYPE}``,
+    for instance ``KIT_IWSLT25_ModelCompression_en-de_Bin3_constrained_primary``; its files are uploaded one by one, so
+    that they stand in no folder. It knows one ``contrastive`` only; here each has its number, as on the task page.
     """
     user, number = submission.user, f"Bin{system.bin}"
     if submission.form == SERVER_2025:
-        condition = submission.condition.capitalize()
-        return f"{user}_{_SET}_ModelCompression_{direction}_{number}_{condition}_{system.kind}"
+        return f"{user}_{_SET}_ModelCompression_{direction}_{number}_{submission.condition}_{system.kind}.txt"
     return f"{user}/{_SET}.{_TASK}.{direction}.{user}.{number}.{system.kind}.txt"
 
 
 def files_of(submission: Submission) -> tuple[dict[str, bytes], Mended]:
-    """Contents of the archive by name, checked and mended.
+    """Contents of the archive by name, checked and mended: a line an utterance in UTF-8, each ended by a line feed.
 
     Raises UserError for counts that differ from the utterances', two primaries of one language and bin, one without,
-    and empty hypotheses where nothing is to stand for them.
+    and empty hypotheses where nothing is to stand for them; for what of user, contact and the like is no line.
     """
-    check_user(submission.user)
+    _check_words(submission)
     if submission.form not in FORMS:
         raise UserError(f"--form {submission.form}: choose from {', '.join(FORMS)}")
     if not submission.systems:
@@ -103,6 +124,15 @@ def files_of(submission: Submission) -> tuple[dict[str, bytes], Mended]:
     return files, mended
 
 
+def _check_words(submission: Submission) -> None:
+    check_user(submission.user)
+    check_line("--institute", submission.institute)
+    check_line("--contact", submission.contact)
+    check_line("--email", submission.email)
+    if submission.empty_as is not None:
+        check_line("--empty-as", submission.empty_as)
+
+
 def _check_primaries(submission: Submission) -> None:
     places = {(system.bin, direction): False for system in submission.systems for direction in system.hypotheses}
     for system in submission.systems:
@@ -117,30 +147,27 @@ def _check_primaries(submission: Submission) -> None:
 def _content(name: str, hypotheses: Sequence[str], submission: Submission, mended: Mended) -> bytes:
     if len(hypotheses) != submission.utterances:
         raise UserError(
-            f"{name}: {len(hypotheses)} lines, but the data have {submission.utterances} utterances; run the search's "
-            "command again, which translates anew"
+            f"{name}: {len(hypotheses)} lines, but the data have {submission.utterances} utterances; {_ANEW}"
         )
     lines = []
     for number, text in enumerate(hypotheses, 1):
         line = _BREAKS.sub(" ", text)
         mended.breaks += line != text
         line = line.strip()
-        if not line:
+        if half := _SURROGATE.search(line):
+            raise UserError(
+                f"{name}: line {number} has half a character, U+{ord(half[0]):04X}, that UTF-8 has no bytes for; {_ANEW}"
+            )
+        if _is_empty(line):
             if submission.empty_as is None:
                 raise UserError(
                     f"{name}: line {number} is empty, which breaks the scoring tool; give --empty-as TEXT to stand "
-                    "for it"
+                    "for it, for instance --empty-as ."
                 )
-            line = _BREAKS.sub(" ", submission.empty_as).strip()
-            if not line:
-                raise UserError(f"--empty-as {submission.empty_as!r}: is empty, too; give for instance --empty-as .")
+            line = submission.empty_as.strip()
             mended.empty += 1
         lines.append(line)
-    try:
-        return "".join(f"{line}\n" for line in lines).encode("utf-8")
-    except UnicodeEncodeError as error:
-        number = 1 + str(error.object)[: error.start].count("\n")
-        raise UserError(f"{name}: line {number} is no text that UTF-8 has; translate anew") from error
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
 
 
 def write_archive(path: Path, files: dict[str, bytes]) -> None:
@@ -151,8 +178,12 @@ def write_archive(path: Path, files: dict[str, bytes]) -> None:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode, entry.mtime = len(files[name]), 0o644, 0
             archive.addfile(entry, io.BytesIO(files[name]))
+    out = io.BytesIO()
+    # gzip.compress says differently from version to version on which system it was called
+    with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=9, mtime=0) as zipped:
+        zipped.write(packed.getvalue())
     with whole_file(path) as temporary:
-        temporary.write_bytes(gzip.compress(packed.getvalue(), mtime=0))
+        temporary.write_bytes(out.getvalue())
 
 
 def message_of(submission: Submission, mended: Mended) -> str:

@@ -119,7 +119,7 @@ def test_a_contrastive_has_its_number_and_the_later_form_its_names(here: Path) -
     words = [*SUBMIT, "--study", "bin2", "--contrastive", str(min(others)), "--form", "2025-server"]
     assert launch.main(words) == 0
     with tarfile.open(here / "submission" / "FBK.tar.gz", "r:gz") as archive:
-        named = "FBK_IWSLT25_ModelCompression_{}_Bin2_Constrained_{}"
+        named = "FBK_IWSLT25_ModelCompression_{}_Bin2_constrained_{}.txt"
         kinds = ("contrastive1", "primary")
         assert archive.getnames() == [named.format(d, kind) for d in DIRECTIONS for kind in kinds]
 
@@ -132,20 +132,18 @@ def test_a_contrastive_has_its_number_and_the_later_form_its_names(here: Path) -
         (["--study", "bin2", "--primary", "999"], "bin2: trial 999 is no finalist; those are"),
         (["--study", "bin2", "--primary", "best"], "--primary best: names no trial of a --study; write it as 12"),
         (["--study", "bin2", "--user", "F/K"], "--user 'F/K': letters, digits, - and _ only"),
-        (["--study", "bin2", "--empty-as", " "], ""),
+        (["--study", "bin2", "--empty-as", " "], "--empty-as ' ': one line of text"),
     ],
 )
 def test_mistakes_in_a_submission_are_one_line(
     more: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = launch.main([*SUBMIT, *more])
+    assert launch.main([*SUBMIT, *more]) == 2
     error = capsys.readouterr().err
-    if words or status:
-        assert status == 2
-        assert error.startswith("tightfit: ")
-        assert words in error
-        assert error.count("\n") == 1
-        assert not (here / "submission").exists()
+    assert error.startswith("tightfit: ")
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (here / "submission").exists()
 
 
 def test_a_finalist_that_is_not_what_was_scored_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
