@@ -156,7 +156,7 @@ def _content(name: str, hypotheses: Sequence[str], submission: Submission, mende
         line = line.strip()
         if half := _SURROGATE.search(line):
             raise UserError(
-                f"{name}: line {number} has half a character, U+{ord(half[0]):04X}, that UTF-8 has no bytes for; {_ANEW}"
+                f"{name}: line {number} has half a character, U+{ord(half[0]):04X}, which UTF-8 has not; {_ANEW}"
             )
         if _is_empty(line):
             if submission.empty_as is None:
