@@ -92,7 +92,7 @@ examples:
                                                    a model held against a file of hypotheses
   python launch.py --bin 1 --model Qwen/Qwen2-Audio-7B --data acl6060:FOLDER --condition constrained --comet
                                                    the task itself: its data, its metric
-  python launch.py submit --study bin3 --user FBK --contact "A. Person"
+  python launch.py submit --study bin3 --user FBK --contact "A. Person" --email a@example.org
                                                    the archive and the message of the task
   python launch.py dashboard --study bin3          watch a study in the browser
   python launch.py studies                         how the studies here stand
@@ -766,7 +766,7 @@ def _add_submit(commands: Any, shared: _Shared, rooted: argparse.ArgumentParser)
     submit.add_argument("--user", required=True, metavar="ID", help="as in the registration, for instance FBK")
     submit.add_argument("--contact", required=True, metavar="NAME", help="person to ask")
     submit.add_argument("--institute", default="", help="default: the user")
-    submit.add_argument("--email", default="", help="of the contact")
+    submit.add_argument("--email", required=True, metavar="ADDRESS", help="of the contact")
     trial = {"action": "append", "default": [], "metavar": "[STUDY:]TRIAL"}
     submit.add_argument("--primary", help="a finalist in place of the champion; may be repeated", **trial)
     submit.add_argument("--contrastive", help="a finalist; may be repeated", **trial)

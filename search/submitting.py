@@ -26,21 +26,27 @@ from scoring.submission import (
 )
 from search.finalists import RESULT
 from search.finals import SUMMARY
-from space.bins import UNITS, bin_of
-from space.errors import UserError
+from space.bins import REFERENCE_BYTES, UNITS, bin_of
+from space.errors import UserError, first_line
 from space.files import write_whole
 from space.techniques import techniques
 
 MESSAGE = "message.txt"
 _BATCH_SIZE = 32
+_AGAIN = "run the search's command again"
+_OF_SUMMARIES = {
+    *("bin", "units", "condition", "utterances", "data", "signatures"),
+    *("finalists", "champion", "baselines"),
+}
+_OF_RESULTS = {"bytes_on_disk", "parameters", "scores", "translations"}
 
 
 @dataclass(frozen=True)
 class SubmitSettings:
     """The options of ``launch.py submit``. Trials are numbers, or STUDY:NUMBER where there are several studies.
 
-    Without a `primary` of a study its champion is that. With `figures` what translating costs is measured here, for the
-    message.
+    Without a `primary` of a study its champion is that, unless another study's stands for its bin. With `figures` what
+    translating costs is measured here, for the message.
     """
 
     studies: tuple[str, ...]
@@ -67,9 +73,14 @@ def run_submission(settings: SubmitSettings) -> dict[str, Any]:
     if len(conditions) > 1:
         raise UserError("--study: some studies are of the constrained condition and some are not; submit them apart")
     counts = {summary["utterances"] for summary in summaries.values()}
-    data = {next(iter(_signatures(summary))) for summary in summaries.values()}
+    data = {
+        _data_of(texts)
+        for summary in summaries.values()
+        for texts in summary["signatures"].values()
+        if isinstance(texts, list)
+    }
     if len(counts) > 1 or len(data) > 1:
-        raise UserError("--study: studies were reported on different data; give those of one")
+        raise UserError("--study: studies were reported on different data; submit them apart")
     submission = Submission(
         user=settings.user,
         institute=settings.institute or settings.user,
@@ -107,44 +118,79 @@ def _summary(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"--study {folder.name}: {path} is not there; let the search finish, or give --root") from error
     except ValueError as error:
-        raise UserError(f"{path} is damaged; run the search's command again, which writes it anew") from error
-    if "utterances" not in summary or "condition" not in summary:
-        raise UserError(f"{path} is of an earlier version; run the search's command again, which writes it anew")
+        raise UserError(f"{path} is damaged; {_AGAIN}, which writes it anew") from error
+    if not isinstance(summary, dict) or not summary.keys() >= _OF_SUMMARIES:
+        raise UserError(f"{path} is of an earlier version; {_AGAIN}, which writes it anew")
     return summary
 
 
-def _signatures(summary: Mapping[str, Any]) -> list[str]:
-    """What names the data that scores are on."""
-    found = [text for texts in summary["signatures"].values() if isinstance(texts, list) for text in texts]
-    return [text for text in found if text.startswith("report role of data")] or [""]
+def _data_of(signatures: Sequence[str]) -> tuple[str, ...]:
+    """What of a score's signatures names its data."""
+    return tuple(text for text in signatures if text.startswith("report role of data"))
+
+
+def _said_of(signatures: Sequence[str]) -> tuple[str, ...]:
+    """What of a score's signatures names its data and how they are segmented."""
+    return (*_data_of(signatures), *(text for text in signatures if text.startswith("segments|")))
 
 
 def _systems(settings: SubmitSettings, summaries: Mapping[str, Mapping[str, Any]]) -> tuple[System, ...]:
-    """Primaries first; contrastives of a bin numbered in the order they were given."""
+    """Primaries first; contrastives of a language and bin numbered in the order they were given."""
     primaries = [_named(text, "--primary", settings) for text in settings.primary]
-    of_bins = [study for study, _ in primaries if summaries[study]["bin"] is not None]
-    if several := [study for study in of_bins if of_bins.count(study) > 1]:
-        raise UserError(f"--primary: {several[0]} has two; name one, the others are --contrastive")
-    given = {study for study, _ in primaries}
+    contrastives = [_named(text, "--contrastive", settings) for text in settings.contrastive]
+    named = [*primaries, *contrastives]
+    if twice := [f"{study}:{trial}" for study, trial in named if named.count((study, trial)) > 1]:
+        raise UserError(f"{twice[0]} is named twice by --primary and --contrastive; name each trial once")
+
+    def system(study: str, trial: int, kind: str) -> System:
+        return _system(settings, summaries[study], study, trial, kind)
+
+    found = [system(study, trial, PRIMARY) for study, trial in primaries]
+    places = {place for one in found for place in _places(one)}
     for name, summary in summaries.items():
-        if name not in given:
-            primaries += [(name, number) for number in _champions(name, summary)]
-    found = [_system(settings, summaries[study], study, trial, PRIMARY) for study, trial in primaries]
-    counts: dict[int, int] = {}
-    for text in settings.contrastive:
-        study, trial = _named(text, "--contrastive", settings)
-        if (study, trial) in primaries:
-            raise UserError(f"--contrastive {text}: is the primary already; name another trial")
-        system = _system(settings, summaries[study], study, trial, CONTRASTIVE)
-        counts[system.bin] = counts.get(system.bin, 0) + 1
-        found.append(replace(system, kind=f"{CONTRASTIVE}{counts[system.bin]}"))
-    return tuple(found)
+        if name in {study for study, _ in primaries}:
+            continue
+        champion = _champion(name, summary)
+        if (name, champion) in contrastives:
+            continue
+        one = system(name, champion, PRIMARY)
+        if not places & _places(one):
+            found.append(one)
+        elif name not in {study for study, _ in contrastives}:
+            raise UserError(
+                f"--study {name}: a --primary of another study is in the bin of its champion, trial {champion}; leave "
+                f"the study out, or give --contrastive {name}:{champion}"
+            )
+    return (*found, *_numbered([system(study, trial, CONTRASTIVE) for study, trial in contrastives]))
 
 
-def _champions(name: str, summary: Mapping[str, Any]) -> Sequence[int]:
-    if summary["champion"] is None:
-        raise UserError(f"--study {name}: has no champion; name trials, such as --primary {name}:12")
-    return [summary["champion"]["trial"]]
+def _places(system: System) -> set[tuple[int, str]]:
+    """Bins and languages, each of which has one primary."""
+    return {(system.bin, direction) for direction in system.hypotheses}
+
+
+def _numbered(contrastives: Sequence[System]) -> list[System]:
+    """Contrastives with their numbers, from 1 in each place; a system has one for all its languages."""
+    counts: dict[tuple[int, str], int] = {}
+    found = []
+    for system in contrastives:
+        number = 1 + max(counts.get(place, 0) for place in _places(system))
+        counts |= dict.fromkeys(_places(system), number)
+        found.append(replace(system, kind=f"{CONTRASTIVE}{number}"))
+    return found
+
+
+def _champion(name: str, summary: Mapping[str, Any]) -> int:
+    if summary["champion"] is not None:
+        return int(summary["champion"]["trial"])
+    rows = summary.get("front") or summary["finalists"]
+    if not rows:
+        raise UserError(f"--study {name}: no trial of it was complete; search on, with more --trials")
+    trials = ", ".join(str(row["trial"]) for row in rows)
+    raise UserError(
+        f"--study {name}: has a front and no champion, trials {trials}; name one for each bin, such as "
+        f"--primary {name}:{rows[-1]['trial']}"
+    )
 
 
 def _named(text: str, option: str, settings: SubmitSettings) -> tuple[str, int]:
@@ -165,25 +211,56 @@ def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, tr
     if trial not in {row["trial"] for row in rows}:
         examined = ", ".join(str(row["trial"]) for row in rows)
         raise UserError(f"{study}: trial {trial} is no finalist; those are {examined or 'none'}")
+    result = _result(folder / RESULT, summary)
     try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        hypotheses, scores = result["translations"], result["scores"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / RESULT} is not whole; run the search's command again, which mends it") from error
-    layout, plan = read_plan(folder / "model")
+        layout, plan = read_plan(folder / "model")
+    except UserError as error:
+        reason = first_line(error).partition("; ")[0]
+        raise UserError(f"{reason}; {_AGAIN}, which writes it anew") from error
     weight = folder_bytes(folder / "model")
     if weight != result["bytes_on_disk"]:
         raise UserError(
-            f"{folder / 'model'} weighs {weight:,} bytes, not the {result['bytes_on_disk']:,} it was scored with; run "
-            "the search's command again"
+            f"{folder / 'model'} weighs {weight:,} bytes, not the {result['bytes_on_disk']:,} it was scored with; "
+            f"{_AGAIN}, which writes it anew"
         )
     number = bin_of(weight, layout.source_bytes, UNITS[summary["units"]])
     if number is None:
-        raise UserError(f"{folder / 'model'}: {weight:,} bytes are larger than every bin; submit a smaller one")
+        raise UserError(
+            f"{folder / 'model'}: {weight:,} bytes are larger than every bin; search a bin, for instance --bin 1"
+        )
     if summary["bin"] not in (None, number):
-        raise UserError(f"{folder / 'model'}: {weight:,} bytes are in bin {number}, the study is of {summary['bin']}")
-    details = [*_details(scores), *(_figures(folder / "model", summary, hypotheses) if settings.figures else ())]
+        raise UserError(
+            f"{folder / 'model'}: {weight:,} bytes are in bin {number}, and the study is of bin {summary['bin']}; "
+            f"{_AGAIN} under another --study"
+        )
+    hypotheses = result["translations"]
+    details = [*_scaled(layout.source_bytes), *_details(result["scores"])]
+    if settings.figures:
+        details += _figures(folder / "model", summary, hypotheses)
     return System(number, kind, hypotheses, weight, result["parameters"], techniques(layout, plan), tuple(details))
+
+
+def _result(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of a finalist. Raises UserError where it was not scored in full, or not as the summary says."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there; {_AGAIN}, which makes it") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; {_AGAIN}, which mends it") from error
+    if not isinstance(result, dict) or not result.keys() >= _OF_RESULTS:
+        raise UserError(f"{path} has no scores and translations of the report role yet; {_AGAIN}, which adds them")
+    for direction, scores in result["scores"].items():
+        if _said_of(scores["signatures"]) != _said_of(summary["signatures"].get(direction, ())):
+            raise UserError(f"{path} is of other data or segments than {SUMMARY} of its study; {_AGAIN}")
+    return result
+
+
+def _scaled(source_bytes: int) -> list[str]:
+    """A line where bins are not the task's own."""
+    if source_bytes == REFERENCE_BYTES:
+        return []
+    return [f"bounds of bins scaled to a source of {source_bytes:,} bytes (Qwen2-Audio-7B: {REFERENCE_BYTES:,})"]
 
 
 def _figures(model: Path, summary: Mapping[str, Any], hypotheses: Mapping[str, Sequence[str]]) -> list[str]:
@@ -196,12 +273,15 @@ def _figures(model: Path, summary: Mapping[str, Any], hypotheses: Mapping[str, S
     return [f"{name}: {figure['value']:,} ({figure['method']})" for name, figure in found.items()]
 
 
-def _details(scores: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Scores on the data that are submitted, where they have references, and what made them."""
-    names = {"comet": "COMET", "bleu": "BLEU", "chrf": "chrF2"}
+def _details(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Scores on the data that are submitted, of which there are references here, and the signatures of each."""
+    names = {"comet": "COMET", "bleu": "BLEU", "chrf": "chrF2", "chrf++": "chrF2++"}
     lines = [
-        f"{direction}: " + ", ".join(f"{names[name]} {one[name]:.2f}" for name in names if name in one)
+        f"{direction}: " + ", ".join(f"{name} {one[key]:.2f}" for key, name in names.items() if key in one)
         for direction, one in scores.items()
     ]
-    first = next(iter(scores.values()))["signatures"]
-    return (*lines, *(text for text in first if text.startswith(("COMET|", "decoding|", "segments|"))))
+    of_text: dict[str, list[str]] = {}
+    for direction, one in scores.items():
+        for text in one["signatures"]:
+            of_text.setdefault(text, []).append(direction)
+    return [*lines, *(f"{', '.join(directions)} signature: {text}" for text, directions in of_text.items())]
