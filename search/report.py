@@ -243,8 +243,9 @@ def _print_leads(leads: Sequence[dict[str, Any]], console: Console, title: str) 
 def print_submission(submission: dict[str, Any], console: Console) -> None:
     """What is in the archive, where it is, and the message."""
     table = Table(title=f"{escape(submission['archive'])}: {submission['bytes']:,} bytes")
-    for column in ("file", "lines", "bytes"):
-        table.add_column(column, justify="left" if column == "file" else "right")
+    table.add_column("file", overflow="fold")  # a name that is cut tells primary and contrastives not apart
+    for column in ("lines", "bytes"):
+        table.add_column(column, justify="right")
     for one in submission["files"]:
         table.add_row(escape(one["name"]), f"{one['lines']:,}", f"{one['bytes']:,}")
     console.print(table)

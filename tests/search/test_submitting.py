@@ -219,6 +219,17 @@ def test_contrastives_have_numbers_in_the_order_given(study: Study, source: Sour
     assert submitted("--study", "bin3", "--primary", "40")["en-de.FBK.Bin3.primary"].startswith("Ja.40")
 
 
+def test_names_are_shown_whole_in_a_narrow_terminal(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    study()
+    submitted("--study", "bin3", "--contrastive", "40")
+    table = capsys.readouterr().out.partition("sha256")[0]
+    shown = "".join(line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│"))
+    assert "FBK/IWSLT25.ModelCompressionTask.en-zh.FBK.Bin3.contrastive1.txt" in shown
+
+
 def test_contrastives_of_other_languages_begin_at_1(study: Study) -> None:
     study()
     for name, direction in (("german", "en-de"), ("chinese", "en-zh")):
