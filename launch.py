@@ -19,6 +19,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from compress.export import FORMS, export
+from corpora.audio import HEARD_SECONDS
 from corpora.importing import FORMS as DATA_FORMS
 from corpora.importing import resolve_data
 from corpora.roles import CONDITIONS, DIRECTIONS, ROLES, UNCONSTRAINED
@@ -151,6 +152,7 @@ def _search(options: argparse.Namespace) -> Shown:
         comet=options.comet,
         comet_env=Path(options.comet_env),
         segments=options.segments,
+        segment_seconds=options.segment_seconds,
         beams=options.beams,
         finalists=_finalists(options),
         recombined=options.recombined,
@@ -205,12 +207,14 @@ def _evaluate(options: argparse.Namespace) -> Shown:
         batch_size=options.batch_size,
         beams=options.beams,
         segments=options.segments,
+        segment_seconds=options.segment_seconds,
         comet=options.comet,
         comet_env=Path(options.comet_env),
         figures=options.figures,
         compute=compute_of(options.device, options.precision),
+        kept=Path(options.kept),
     )
-    return run_evaluation(settings), print_evaluation
+    return run_evaluation(settings, Console(stderr=True)), print_evaluation
 
 
 def _submit(options: argparse.Namespace) -> Shown:
@@ -473,6 +477,13 @@ def _scored() -> argparse.ArgumentParser:
         help="translate gold segments, or whole talks cut by a voice detector and re-segmented as the task does it "
         "(%(default)s)",
     )
+    scored.add_argument(
+        "--segment-seconds",
+        type=float,
+        default=HEARD_SECONDS,
+        metavar="S",
+        help="the longest segment of a whole talk; a model hears none longer than it was made for (%(default)g)",
+    )
     scored.add_argument("--beams", type=int, default=1, help="of decoding; 1 is greedy (%(default)s)")
     return scored
 
@@ -700,6 +711,12 @@ def _add_evaluate(commands: Any, shared: _Shared) -> None:
     evaluate.add_argument("--batch-size", type=int, default=32, help="utterances at once (%(default)s)")
     evaluate.add_argument(
         "--figures", action="store_true", help="parameters, FLOPs, seconds, real-time factor and peak memory, too"
+    )
+    evaluate.add_argument(
+        "--kept",
+        default="studies/evaluations",
+        metavar="DIR",
+        help="where translations are kept until they are scored, so that the same command goes on (%(default)s)",
     )
 
 

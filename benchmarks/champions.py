@@ -151,7 +151,7 @@ class Ring:
 
     def _report(self, folder: Path) -> dict[str, list[str]]:
         """The report role, which is opened for what is carried out in full only."""
-        return self.exam.translations(*load_translator(folder / "model"), "report")
+        return self.exam.translations(*load_translator(folder / "model"), "report").texts
 
 
 def _named(plan: Plan) -> str:

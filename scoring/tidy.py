@@ -22,6 +22,10 @@ _PREAMBLE = re.compile(
 _QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»", "»": "«", "「": "」", "『": "』", "‘": "’", "‚": "‘"}
 
 
+# What is counted.
+PREAMBLES, QUOTES = "preambles", "quotation marks"
+
+
 @dataclass(frozen=True)
 class Tidied:
     """Texts without what was put around them, and in how many something was taken off."""

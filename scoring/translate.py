@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from models.inputs import Batch, Row, converses, embed, make_batch, make_row, re
 from models.loading import pad_token
 from models.room import Room
 from scoring.kept import KeptTexts
-from scoring.tidy import tidied
+from scoring.tidy import PREAMBLES, QUOTES, tidied
 
 MAX_NEW_TOKENS = 256
 _ROOM = Room()
@@ -34,10 +35,11 @@ def translate(
     beams: int = 1,
     progress: Callable[[int], None] = lambda _done: None,
     kept: KeptTexts | None = None,
+    taken_off: Counter[str] | None = None,
 ) -> list[str]:
     """Translations in the order of the examples, greedy or by so many `beams`; `progress` is told how many more are
-    done. What Instruct models put around a translation is taken off (scoring/tidy.py). What is `kept`, by language and
-    place, is not translated again, and new texts are.
+    done. What Instruct models put around a translation is taken off (scoring/tidy.py), and from how many texts counted
+    in `taken_off`. What is `kept`, by language and place, is not translated again, and new texts are.
     """
     utterances = [read_utterance(processor, example.utterance) for example in examples]
     rows = [
@@ -60,7 +62,12 @@ def translate(
             if kept:
                 kept.keep([f"{language} {index}" for index in part], found)
             progress(len(part))
-    return tidied(texts).texts if converses(processor) else texts
+    if not converses(processor):
+        return texts
+    tidy = tidied(texts)
+    if taken_off is not None:
+        taken_off.update({PREAMBLES: tidy.preambles, QUOTES: tidy.quotes})
+    return tidy.texts
 
 
 def decoding(beams: int) -> str:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from compress.checkpoint import folder_bytes, is_checkpoint, load_translator
+from corpora.audio import HEARD_SECONDS
 from corpora.readings import text_lines
 from corpora.roles import DIRECTIONS, open_corpus
 from models.devices import PLAIN, Compute, computing
 from models.loading import load_source, read_layout
 from scoring.comet import Comet
 from scoring.figures import figures_of
+from scoring.kept import KeptTexts
 from scoring.resegment import as_many, resegment, resegmenter
 from search.exam import GOLD, Exam
 from search.rating import leads_of
-from search.settings import check_directions
+from search.settings import check_directions, model_fingerprint
 from space.errors import UserError
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The options of ``launch.py evaluate``: folders of models, and files of hypotheses, a line an utterance."""
+    """The options of ``launch.py evaluate``: folders of models, and files of hypotheses, a line an utterance.
+
+    Translations on the way are in `kept` until they are scored, and an evaluation that was killed goes on from there.
+    """
 
     paths: tuple[Path, ...]
     data: Path
@@ -32,13 +39,15 @@ class EvaluationSettings:
     batch_size: int = 32
     beams: int = 1
     segments: str = GOLD
+    segment_seconds: float = HEARD_SECONDS
     comet: str | None = None
     comet_env: Path | None = None
     figures: bool = False
     compute: Compute = PLAIN
+    kept: Path = Path("studies/evaluations")
 
 
-def run_evaluation(settings: EvaluationSettings) -> dict[str, Any]:
+def run_evaluation(settings: EvaluationSettings, console: Console) -> dict[str, Any]:
     """Scores of the one path; of several `systems`, and the leads of the first over each other.
 
     Files of one name but for their directions (``x.en-de.txt``, ``x.en-zh.txt``) are systems of their own.
@@ -64,7 +73,9 @@ def run_evaluation(settings: EvaluationSettings) -> dict[str, Any]:
             settings.batch_size,
             settings.beams,
             settings.segments,
+            settings.segment_seconds,
             comet,
+            console,
         )
         exam.check()
         with computing(settings.compute):
@@ -90,19 +101,22 @@ def _evaluated(path: Path, exam: Exam, settings: EvaluationSettings) -> dict[str
     role = settings.role
     if path.is_file():
         translations, remark = _hypotheses(path, exam, role)
-        one = Exam(exam.corpus, tuple(translations), exam.data, segments=exam.segments, comet=exam.comet)
+        one = replace(exam, directions=tuple(translations))
         scores = one.scored(translations, role)
         for direction in scores.values():
-            kept = [text for text in direction["signatures"] if not text.startswith(("decoding|", "segments|"))]
-            direction["signatures"] = [*kept, f"segments|{remark}"]
+            told = [text for text in direction["signatures"] if not text.startswith(("decoding|", "segments|"))]
+            direction["signatures"] = [*told, f"segments|{remark}"]
         return _row(path, path.stat().st_size, role, scores, translations)
     if is_checkpoint(path):
         model, processor = load_translator(path)
     else:
         source = load_source(path)
         model, processor = source.model, source.processor
-    translations = exam.translations(model, processor, role)
-    row = _row(path, folder_bytes(path), role, exam.scored(translations, role), translations)
+    made_by = model_fingerprint(path)
+    kept = KeptTexts(settings.kept / f"{made_by}-{role}.jsonl", f"{made_by}|{exam.data}|{exam.decoding}|{role}")
+    made = exam.translations(model, processor, role, kept)
+    row = _row(path, folder_bytes(path), role, exam.scored(made.texts, role, made.taken_off), made.texts)
+    kept.done()
     if settings.figures:
         language = DIRECTIONS[exam.directions[0]]
         row["figures"] = figures_of(model, processor, exam.corpus.examples(role), language, settings.batch_size)
@@ -116,7 +130,8 @@ def _row(path: Path, size_bytes: int, role: str, scores: Any, translations: Any)
 def _hypotheses(path: Path, exam: Exam, role: str) -> tuple[dict[str, list[str]], str]:
     """A file's lines as translations of its direction, re-segmented where they are not as many; and which it was.
 
-    The direction stands in the file's name, or is the only one asked for.
+    The direction stands in the file's name, or is the only one asked for. A file does not say where a talk of it ends,
+    so all talks are aligned at once.
     """
     named = [direction for direction in exam.directions if direction in path.name]
     if len(named) != 1 and len(exam.directions) > 1:
@@ -127,7 +142,8 @@ def _hypotheses(path: Path, exam: Exam, role: str) -> tuple[dict[str, list[str]]
     if as_many(lines, references):
         return {direction: lines}, "as many lines as references, not re-segmented"
     texts = resegment(lines, references, DIRECTIONS[direction])
-    return {direction: texts}, f"{len(lines)} lines for {len(references)} references|{resegmenter().signature}"
+    remark = f"{len(lines)} lines for {len(references)} references, all talks at once"
+    return {direction: texts}, f"{remark}|{resegmenter().signature}"
 
 
 def _leads(found: Sequence[dict[str, Any]], exam: Exam, role: str) -> list[dict[str, Any]]:
@@ -136,6 +152,6 @@ def _leads(found: Sequence[dict[str, Any]], exam: Exam, role: str) -> list[dict[
     rows = []
     for other in found[1:]:
         shared = tuple(d for d in first["translations"] if d in other["translations"])
-        one = Exam(exam.corpus, shared, exam.data, segments=exam.segments, comet=exam.comet)
+        one = replace(exam, directions=shared)
         rows += leads_of(first, [{**other, "trial": other["path"]}], one, role)
     return rows

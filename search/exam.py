@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from corpora.audio import HEARD_SECONDS
-from corpora.roles import DIRECTIONS, PAUSE_SECONDS, Corpus, Example
+from corpora.roles import DIRECTIONS, PAUSE_SECONDS, Corpus, Example, Talk
 from models.devices import current
 from scoring.comet import Comet
 from scoring.kept import KeptTexts
@@ -16,6 +20,7 @@ from scoring.metrics import score
 from scoring.resegment import resegment, resegmenter
 from scoring.segment import segmentation, speech_segments
 from scoring.translate import decoding, translate
+from search.progress import progress_on
 from space.errors import UserError
 
 # Whole talks are cut where they pause and their translations aligned with the references; gold segments are not.
@@ -26,11 +31,26 @@ _SAMPLES = 3
 COMET, CHRF = "COMET", "chrF"
 
 
+# Segments of whole talks may be cut as short as this.
+_LEAST_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Translations:
+    """What a model makes of a role, by direction: a text for each utterance; and from how many of the model's own texts
+    what was taken off, of models that converse.
+    """
+
+    texts: dict[str, list[str]]
+    taken_off: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Exam:
     """The data (`data` is its fingerprint), directions and decoding that every full evaluation of a study shares.
 
-    Scores of `comet` are added where there is one.
+    Whole talks are cut into segments of at most `segment_seconds`. Scores of `comet` are added where there is one. On a
+    `console` translating is watched.
     """
 
     corpus: Corpus
@@ -39,7 +59,9 @@ class Exam:
     batch_size: int = 32
     beams: int = 1
     segments: str = GOLD
+    segment_seconds: float = HEARD_SECONDS
     comet: Comet | None = None
+    console: Console | None = None
 
     def check(self) -> None:
         """Raises UserError where COMET or what whole talks need is not there: before hours are spent, not behind."""
@@ -47,11 +69,15 @@ class Exam:
             raise UserError(f"--beams {self.beams}: at least 1, which is greedy")
         if self.segments not in SEGMENTS:
             raise UserError(f"--segments {self.segments}: choose from {', '.join(SEGMENTS)}")
+        if not _LEAST_SECONDS <= self.segment_seconds <= HEARD_SECONDS:
+            raise UserError(f"--segment-seconds {self.segment_seconds:g}: from {_LEAST_SECONDS:g} to {HEARD_SECONDS:g}")
+        if self.segments == GOLD and self.segment_seconds != HEARD_SECONDS:
+            raise UserError(f"--segment-seconds: gold segments are what they are; give --segments {VAD}, too")
         if self.segments == VAD:
             if not self.corpus.heard:
                 raise UserError(f"--segments {VAD}: is for models that hear; data are read here; give {GOLD}")
             resegmenter()
-            segmentation(HEARD_SECONDS)
+            segmentation(self.segment_seconds)
         if self.comet is not None:
             self._sources("select")
             self.corpus.opened.pop("select", None)
@@ -73,7 +99,7 @@ class Exam:
         if self.segments == GOLD:
             return "gold segments, not re-segmented"
         joined = "" if self.corpus.has_whole_talks(role) else f", of utterances joined by pauses of {PAUSE_SECONDS:g} s"
-        return f"whole talks{joined}|{segmentation(HEARD_SECONDS)}|{resegmenter().signature}"
+        return f"whole talks{joined}|{segmentation(self.segment_seconds)}|{resegmenter().signature}"
 
     def examples(self, role: str) -> list[Example]:
         """A role's utterances in the order that translations have."""
@@ -83,37 +109,39 @@ class Exam:
 
     def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
         """BLEU, chrF, COMET if it is there, and signatures by direction on a role."""
-        return self.scored(self.translations(model, processor, role), role)
+        translations = self.translations(model, processor, role)
+        return self.scored(translations.texts, role, translations.taken_off)
 
-    def translations(
-        self, model: Any, processor: Any, role: str, kept: KeptTexts | None = None
-    ) -> dict[str, list[str]]:
-        """What a model makes of a role's utterances, by direction: one text for each, what is `kept` among them."""
-        make = self._of_talks if self.segments == VAD else self._of_gold
-        return {direction: make(model, processor, role, DIRECTIONS[direction], kept) for direction in self.directions}
-
-    def _translate(
-        self, model: Any, processor: Any, examples: Sequence[Example], code: str, kept: KeptTexts | None
-    ) -> list[str]:
-        return translate(model, processor, examples, code, batch_size=self.batch_size, beams=self.beams, kept=kept)
-
-    def _of_gold(self, model: Any, processor: Any, role: str, code: str, kept: KeptTexts | None) -> list[str]:
-        return self._translate(model, processor, self.corpus.examples(role), code, kept)
-
-    def _of_talks(self, model: Any, processor: Any, role: str, code: str, kept: KeptTexts | None) -> list[str]:
-        """Segments of all talks translated together, joined and re-segmented talk by talk."""
-        talks = self.corpus.talks(role)
-        segments = [
-            [Example(f"{talk.name}-{start}", talk.name, talk.samples[start:end], {}) for start, end in found]
-            for talk, found in ((talk, speech_segments(talk.samples, _longest(processor))) for talk in talks)
-        ]
-        flat = [segment for found in segments for segment in found]
-        texts = iter(self._translate(model, processor, flat, code, kept))
-        found: list[str] = []
-        for talk, heard in zip(talks, segments, strict=True):
-            references = [example.references[code] for example in talk.examples]
-            found += resegment([next(texts) for _ in heard], references, code)
-        return found
+    def translations(self, model: Any, processor: Any, role: str, kept: KeptTexts | None = None) -> Translations:
+        """What a model makes of a role's utterances, what is `kept` among them."""
+        if self.segments == VAD:
+            talks = self.corpus.talks(role)
+            longest = min(self.segment_seconds, float(processor.feature_extractor.chunk_length))
+            segments = [_segments(talk, longest) for talk in talks]
+            heard = [segment for found in segments for segment in found]
+        else:
+            heard = self.corpus.examples(role)
+        texts: dict[str, list[str]] = {}
+        taken_off: dict[str, dict[str, int]] = {}
+        for direction in self.directions:
+            counts: Counter[str] = Counter()
+            with progress_on(self.console or Console(quiet=True)) as bar:
+                texts[direction] = translate(
+                    model,
+                    processor,
+                    heard,
+                    DIRECTIONS[direction],
+                    batch_size=self.batch_size,
+                    beams=self.beams,
+                    kept=kept,
+                    taken_off=counts,
+                    progress=partial(bar.advance, bar.add_task(f"translating {direction}", total=len(heard))),
+                )
+            if counts:
+                taken_off[direction] = {**counts, "texts": len(heard)}
+        if self.segments == VAD:
+            texts = {direction: _as_referenced(made, talks, segments, direction) for direction, made in texts.items()}
+        return Translations(texts, taken_off)
 
     def references(self, role: str) -> dict[str, list[str]]:
         """What a role's utterances should become, by direction."""
@@ -123,13 +151,20 @@ class Exam:
             for direction in self.directions
         }
 
-    def scored(self, translations: Mapping[str, Sequence[str]], role: str) -> dict[str, dict[str, Any]]:
+    def scored(
+        self,
+        translations: Mapping[str, Sequence[str]],
+        role: str,
+        taken_off: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> dict[str, dict[str, Any]]:
         """Scores of translations of a role, their signatures, and COMET's of each segment."""
         found, references = {}, self.references(role)
         for direction in self.directions:
             scores = score(translations[direction], references[direction], DIRECTIONS[direction])
             signatures = [*scores.signatures, f"decoding|{decoding(self.beams)}", f"{role} role of data {self.data}"]
             signatures += filter(None, [current().signature.removeprefix("|")])
+            if counts := (taken_off or {}).get(direction):
+                signatures.append("taken off|" + ", ".join(f"{name}: {count}" for name, count in counts.items()))
             signatures.append(f"segments|{self.segmentation(role)}")
             more = self._comet(translations[direction], references[direction], role)
             signatures += more.pop("signatures", [])
@@ -178,9 +213,21 @@ class Exam:
         ]
 
 
-def _longest(processor: Any) -> float:
-    """The longest audio that a model hears at once, in seconds."""
-    return min(HEARD_SECONDS, float(processor.feature_extractor.chunk_length))
+def _segments(talk: Talk, longest_seconds: float) -> list[Example]:
+    """A talk's speech, cut where it pauses."""
+    found = speech_segments(talk.samples, longest_seconds)
+    return [Example(f"{talk.name}-{start}", talk.name, talk.samples[start:end], {}) for start, end in found]
+
+
+def _as_referenced(
+    texts: Sequence[str], talks: Sequence[Talk], segments: Sequence[Sequence[Example]], direction: str
+) -> list[str]:
+    """Translations of all segments in order, joined and cut where references are, talk by talk."""
+    code, found, left = DIRECTIONS[direction], list[str](), iter(texts)
+    for talk, heard in zip(talks, segments, strict=True):
+        references = [example.references[code] for example in talk.examples]
+        found += resegment([next(left) for _ in heard], references, code)
+    return found
 
 
 # Translations on the way, beside the result they are for.
@@ -198,16 +245,16 @@ def examined(
     kept in the folder, and stay there until the result is written (`drop_kept`).
     """
     scores, texts = _KEYS[role]
-    made = {**result.get("exams", {})}
+    made, taken_off = {**result.get("exams", {})}, {**result.get("taken off", {})}
     if made.get(role) != exam.decoding or texts not in result:
         model, processor = load()
         kept = KeptTexts(folder / KEPT.format(role=role), f"{result['key']}|{exam.decoding}")
-        translations = exam.translations(model, processor, role, kept)
-        made[role] = exam.decoding
-        return {**result, "exams": made, texts: translations, scores: exam.scored(translations, role)}
-    if exam.is_scored(result.get(scores)):
+        found = exam.translations(model, processor, role, kept)
+        made[role], taken_off[role] = exam.decoding, found.taken_off
+        result = {**result, "exams": made, "taken off": taken_off, texts: found.texts}
+    elif exam.is_scored(result.get(scores)):
         return dict(result)
-    return {**result, scores: exam.scored(result[texts], role)}
+    return {**result, scores: exam.scored(result[texts], role, taken_off.get(role))}
 
 
 def drop_kept(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -115,7 +114,7 @@ def _examined(
                 key=key,
                 progress=lambda step, task=task, progress=progress: progress.update(task, completed=step),  # type: ignore[misc]
             )
-    with job.console.status("scoring on the report role"), job.exam.corpus.unsealed("report"):
+    with job.exam.corpus.unsealed("report"):
         return {number: report_scores(result, job.exam, _folder(job, number)) for number, result in results.items()}
 
 
@@ -134,9 +133,7 @@ def _summary(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, An
     the champion of each range, without those that a smaller one is as good as.
     """
     size_range = job.size_range
-    status = job.console.status("scoring the uncompressed model") if job.console.is_terminal else nullcontext()
-    with status:
-        source = source_result(job.source, job.exam, job.settings.folder / "source.json", job.signature)["scores"]
+    source = source_result(job.source, job.exam, job.settings.folder / "source.json", job.signature)["scores"]
     return {
         "study": job.settings.study,
         "bin": job.settings.bin,

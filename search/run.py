@@ -60,7 +60,7 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     check_sampler(settings.sampler)
     found = opened(settings)
     check_pool(settings)
-    exam = exam_of(settings, found)
+    exam = exam_of(settings, found, console)
     exam.check()
     source = found.source
     ranges = [one.size_range for one in found.ranges]
@@ -119,11 +119,17 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     return summary
 
 
-def exam_of(settings: SearchSettings, found: Opened) -> Exam:
+def exam_of(settings: SearchSettings, found: Opened, console: Console) -> Exam:
     """The full evaluation that a study's finalists have."""
-    comet = Comet(settings.comet, settings.comet_env) if settings.comet else None
     return Exam(
-        found.corpus, settings.directions, found.data, beams=settings.beams, segments=settings.segments, comet=comet
+        found.corpus,
+        settings.directions,
+        found.data,
+        beams=settings.beams,
+        segments=settings.segments,
+        segment_seconds=settings.segment_seconds,
+        comet=Comet(settings.comet, settings.comet_env) if settings.comet else None,
+        console=console,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from corpora.audio import HEARD_SECONDS
 from corpora.roles import BUNDLED as BUNDLED_CORPUS
 from corpora.roles import CONDITIONS, DIRECTIONS, UNCONSTRAINED
 from models.devices import PLAIN, Compute, compute_of, current
@@ -54,8 +55,8 @@ class SearchSettings:
     utterances are made of pieces of others for each of the calibrate role, for finalists to heal on. `bank` is where
     studies share what trials are put together from, up to `bank_size`. Under the `condition` constrained data of ACL
     60/60 are all that is taken. Finalists are scored by the model `comet`, too, if it is given, on gold `segments` or
-    on whole talks, decoded by so many `beams`. `warm_start` names a study whose best plans are
-    among the first.
+    on whole talks in segments of at most `segment_seconds`, decoded by so many `beams`. `warm_start` names a study
+    whose best plans are among the first.
     """
 
     study: str
@@ -72,6 +73,7 @@ class SearchSettings:
     comet: str | None = None
     comet_env: Path | None = None
     segments: str = "gold"
+    segment_seconds: float = HEARD_SECONDS
     beams: int = 1
     storage: str | None = None
     workers: int = 1

@@ -26,7 +26,7 @@ from scoring.submission import (
 )
 from search.finalists import RESULT
 from search.finals import SUMMARY
-from space.bins import REFERENCE_BYTES, UNITS, bin_of
+from space.bins import REFERENCE_BYTES, UNITS, Units, bin_of
 from space.errors import UserError, first_line
 from space.files import write_whole
 from space.techniques import techniques
@@ -36,7 +36,7 @@ _BATCH_SIZE = 32
 _AGAIN = "run the search's command again"
 _OF_SUMMARIES = {
     *("bin", "units", "condition", "utterances", "data", "signatures"),
-    *("finalists", "champion", "baselines"),
+    *("finalists", "champion", "baselines", "source"),
 }
 _OF_RESULTS = {"bytes_on_disk", "parameters", "scores", "translations"}
 
@@ -45,8 +45,9 @@ _OF_RESULTS = {"bytes_on_disk", "parameters", "scores", "translations"}
 class SubmitSettings:
     """The options of ``launch.py submit``. Trials are numbers, or STUDY:NUMBER where there are several studies.
 
-    Without a `primary` of a study its champion is that, unless another study's stands for its bin. With `figures` what
-    translating costs is measured here, for the message.
+    Without a `primary` of a study its champion is that, or, of a study over all sizes, the best of its front in each
+    bin, unless another study's stands for the bin. With `figures` what translating costs is measured here, for the
+    message.
     """
 
     studies: tuple[str, ...]
@@ -146,21 +147,21 @@ def _systems(settings: SubmitSettings, summaries: Mapping[str, Mapping[str, Any]
         return _system(settings, summaries[study], study, trial, kind)
 
     found = [system(study, trial, PRIMARY) for study, trial in primaries]
-    places = {place for one in found for place in _places(one)}
-    for name, summary in summaries.items():
-        if name in {study for study, _ in primaries}:
-            continue
-        champion = _champion(name, summary)
-        if (name, champion) in contrastives:
-            continue
-        one = system(name, champion, PRIMARY)
-        if not places & _places(one):
-            found.append(one)
-        elif name not in {study for study, _ in contrastives}:
-            raise UserError(
-                f"--study {name}: a --primary of another study is in the bin of its champion, trial {champion}; leave "
-                f"the study out, or give --contrastive {name}:{champion}"
-            )
+    unnamed = [name for name in summaries if name not in {study for study, _ in primaries}]
+    fronts = [name for name in unnamed if summaries[name].get("front")]
+    # what a front has for a bin gives way to the champion of a study of that bin
+    for group in ([name for name in unnamed if name not in fronts], fronts):
+        taken = {place for one in found for place in _places(one)}
+        for name in group:
+            best = {trial: system(name, trial, PRIMARY) for trial in _best(name, summaries[name], contrastives)}
+            free = [one for one in best.values() if not taken & _places(one)]
+            if best and not free and name not in {study for study, _ in contrastives}:
+                trial = min(best)
+                raise UserError(
+                    f"--study {name}: other studies have the primary of each of its bins; leave the study out, or give "
+                    f"--contrastive {name}:{trial}"
+                )
+            found += free
     return (*found, *_numbered([system(study, trial, CONTRASTIVE) for study, trial in contrastives]))
 
 
@@ -180,17 +181,18 @@ def _numbered(contrastives: Sequence[System]) -> list[System]:
     return found
 
 
-def _champion(name: str, summary: Mapping[str, Any]) -> int:
-    if summary["champion"] is not None:
-        return int(summary["champion"]["trial"])
-    rows = summary.get("front") or summary["finalists"]
+def _best(name: str, summary: Mapping[str, Any], contrastives: Sequence[tuple[str, int]]) -> list[int]:
+    """A study's champion, or the best of its front in each bin, in the front's order, but for contrastives."""
+    rows = [summary["champion"]] if summary["champion"] is not None else summary.get("front")
     if not rows:
         raise UserError(f"--study {name}: no trial of it was complete; search on, with more --trials")
-    trials = ", ".join(str(row["trial"]) for row in rows)
-    raise UserError(
-        f"--study {name}: has a front and no champion, trials {trials}; name one for each bin, such as "
-        f"--primary {name}:{rows[-1]['trial']}"
-    )
+    # a front's later rows are larger and better
+    of_bin = {_bin_of(row, summary) if len(rows) > 1 else None: int(row["trial"]) for row in rows}
+    return [trial for trial in of_bin.values() if (name, trial) not in contrastives]
+
+
+def _bin_of(row: Mapping[str, Any], summary: Mapping[str, Any]) -> int | None:
+    return bin_of(row["bytes_on_disk"], summary["source"]["bytes"], UNITS[summary["units"]])
 
 
 def _named(text: str, option: str, settings: SubmitSettings) -> tuple[str, int]:
@@ -234,7 +236,13 @@ def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, tr
             f"{_AGAIN} under another --study"
         )
     hypotheses = result["translations"]
-    details = [*_scaled(layout.source_bytes), *_details(result["scores"])]
+    details = [
+        *_scaled(layout.source_bytes),
+        *_elsewhere(weight, number, layout.source_bytes, UNITS[summary["units"]]),
+        f"data: {Path(summary['data']).name}; calibrated and healed on its role calibrate, searched on proxy, chosen "
+        "on select; scores are on report, which nothing else has seen",
+        *_details(result["scores"]),
+    ]
     if settings.figures:
         details += _figures(folder / "model", summary, hypotheses)
     return System(number, kind, hypotheses, weight, result["parameters"], techniques(layout, plan), tuple(details))
@@ -261,6 +269,15 @@ def _scaled(source_bytes: int) -> list[str]:
     if source_bytes == REFERENCE_BYTES:
         return []
     return [f"bounds of bins scaled to a source of {source_bytes:,} bytes (Qwen2-Audio-7B: {REFERENCE_BYTES:,})"]
+
+
+def _elsewhere(weight: int, number: int, source_bytes: int, units: Units) -> list[str]:
+    """A line where it depends on the units in which bin a system is."""
+    then = bin_of(weight, source_bytes, units.other)
+    if then == number:
+        return []
+    elsewhere = f"bin {then}" if then else "no bin"
+    return [f"bin {number} where a kB is {units.kilo} bytes, {elsewhere} where it is {units.other.kilo}"]
 
 
 def _figures(model: Path, summary: Mapping[str, Any], hypotheses: Mapping[str, Sequence[str]]) -> list[str]:

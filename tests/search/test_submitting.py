@@ -97,7 +97,7 @@ def study(source: Source, model: Path, tmp_path: Path, monkeypatch: pytest.Monke
                 "translations": {d: [f"{text}{number}" for text in texts] for d, texts in TRANSLATIONS.items()},
             }
             (one / "result.json").write_text(json.dumps(result))
-        rows = [{"trial": number} for number in finalists]
+        rows = [{"trial": number, "bytes_on_disk": size_bytes} for number, size_bytes in finalists.items()]
         summary = {
             "bin": 3,
             "units": "decimal",
@@ -108,6 +108,7 @@ def study(source: Source, model: Path, tmp_path: Path, monkeypatch: pytest.Monke
             "finalists": rows[:-1],
             "champion": rows[0],
             "baselines": rows[-1:],
+            "source": {"bytes": layout.source_bytes},
             **more,
         }
         (folder / "summary.json").write_text(json.dumps(summary))
@@ -176,6 +177,9 @@ def test_the_message_says_what_the_model_is(study: Study, source: Source, model:
         "distillation from the uncompressed model, 200 steps (all weights)\n"
         f"    bounds of bins scaled to a source of {layout.source_bytes:,} bytes "
         f"(Qwen2-Audio-7B: {REFERENCE_BYTES:,})\n"
+        "    bin 3 where a kB is 1000 bytes, bin 4 where it is 1024\n"
+        "    data: acl6060; calibrated and healed on its role calibrate, searched on proxy, chosen on select; scores "
+        "are on report, which nothing else has seen\n"
         "    en-de: BLEU 90.10, chrF2 92.50, chrF2++ 91.00\n"
         "    en-zh: BLEU 90.10, chrF2 92.50, chrF2++ 91.00\n"
         "    en-de signature: BLEU|tok:en-de\n"
@@ -263,7 +267,7 @@ def test_two_studies_of_one_bin_need_to_be_told_apart(study: Study, capsys: pyte
     both = ("--study", "one", "--study", "two")
     assert "two systems are primary of en-de in bin 3; one --primary for each" in refused(capsys, *both)
     error = refused(capsys, *both, "--primary", "one:40")
-    assert "--study two: a --primary of another study is in the bin of its champion, trial 40; leave" in error
+    assert "--study two: other studies have the primary of each of its bins; leave the study out" in error
     assert "give --contrastive two:40" in error
     for primary in ((), ("--primary", "one:12")):
         found = submitted(*both, *primary, "--contrastive", "two:40")
@@ -293,17 +297,48 @@ def test_bins_are_counted_in_the_units_of_the_study(study: Study, source: Source
     assert set(submitted("--study", "mine")) == {f"{d}.FBK.Bin3.primary" for d in TRANSLATIONS}
 
 
-def test_of_a_front_trials_are_named(study: Study, source: Source, capsys: pytest.CaptureFixture[str]) -> None:
-    front = [{"trial": 5}, {"trial": 9}]
-    study("pareto", {5: least(source, 3), 9: least(source, 2)}, bin=None, champion=None, front=front)
-    error = refused(capsys, "--study", "pareto")
-    assert "--study pareto: has a front and no champion, trials 5, 9; name one for each bin" in error
-    assert error.endswith("such as --primary pareto:9\n")
-    found = submitted("--study", "pareto", "--primary", "5", "--primary", "pareto:9")
-    assert sorted(name for name in found if name.startswith("en-de")) == [
-        "en-de.FBK.Bin2.primary",
-        "en-de.FBK.Bin3.primary",
-    ]
+def german_of(found: Mapping[str, str]) -> dict[str, int]:
+    """The trials whose German is in an archive, by bin and kind."""
+    return {
+        name.removeprefix("en-de.FBK."): int(text.split("\n")[0].removeprefix("Ja."))
+        for name, text in found.items()
+        if name.startswith("en-de")
+    }
+
+
+@pytest.fixture
+def front(study: Study, source: Source) -> dict[int, int]:
+    """A study over all sizes, two of whose front are in bin 2; its trials and their bytes."""
+    sizes = {5: least(source, 3), 7: least(source, 2), 8: least(source, 2) + 9, 9: least(source, 1)}
+    rows = [{"trial": trial, "bytes_on_disk": size_bytes} for trial, size_bytes in sizes.items()]
+    study("pareto", sizes, bin=None, champion=None, front=rows)
+    return sizes
+
+
+@pytest.mark.usefixtures("front")
+def test_of_a_front_the_best_in_each_bin_are_primaries(study: Study) -> None:
+    found = german_of(submitted("--study", "pareto"))
+    assert found == {"Bin3.primary": 5, "Bin2.primary": 8, "Bin1.primary": 9}
+    found = german_of(submitted("--study", "pareto", "--primary", "7", "--contrastive", "pareto:8"))
+    assert found == {"Bin2.primary": 7, "Bin2.contrastive1": 8}
+    # its own study's champion stands for a bin, in whatever order studies are named
+    study()
+    for studies in (("bin3", "pareto"), ("pareto", "bin3")):
+        found = german_of(submitted(*(word for name in studies for word in ("--study", name))))
+        assert found == {"Bin3.primary": 12, "Bin2.primary": 8, "Bin1.primary": 9}
+
+
+def test_a_front_all_of_whose_bins_are_taken_is_refused(
+    study: Study, front: dict[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"trial": 5, "bytes_on_disk": front[5]}]
+    change(Path("studies/pareto/summary.json"), front=rows)
+    study()
+    both = ("--study", "pareto", "--study", "bin3")
+    error = refused(capsys, *both)
+    assert "--study pareto: other studies have the primary of each of its bins; leave the study out, or" in error
+    assert error.endswith("give --contrastive pareto:5\n")
+    assert german_of(submitted(*both, "--contrastive", "pareto:5")) == {"Bin3.primary": 12, "Bin3.contrastive1": 5}
 
 
 def test_a_study_without_a_complete_trial_has_nothing_to_submit(
