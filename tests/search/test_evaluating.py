@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ import sacrebleu
 
 import launch
 from corpora.roles import open_corpus
+from models.inputs import Row
+from models.loading import load_source
+from scoring import translate as translating
+from scoring.kept import KeptTexts
+from search.exam import Exam, examined
 from tests import comet as standing
 from tests.tiny import write_roles, write_tiny
 
@@ -63,7 +70,10 @@ def test_a_file_is_scored_as_sacrebleu_scores_it(here: Path, capsys: pytest.Capt
 def test_joined_lines_are_cut_where_references_are(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = evaluated(capsys, "joined.en-zh.txt")["scores"]["en-zh"]
     assert found["chrf"] == 100
-    assert any(text.startswith("segments|1 lines for 6 references, all talks at once|mweralign") for text in found["signatures"])
+    assert any(
+        text.startswith("segments|1 lines for 6 references, all talks at once|mweralign")
+        for text in found["signatures"]
+    )
 
 
 def test_systems_are_held_against_each_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +126,9 @@ def test_comet_needs_what_is_said(here: Path, tmp_path: Path, capsys: pytest.Cap
         (["good.en-de.txt", "--langs", "en-fr"], "--langs en-fr: choose from en-de, en-zh"),
         (["model", "--beams", "0"], "--beams 0"),
         (["model", "--batch-size", "0"], "--batch-size 0"),
+        (["model", "--segment-seconds", "6"], "gold segments are what they are; give --segments vad, too"),
+        (["model", "--segments", "vad", "--segment-seconds", "0.5"], "--segment-seconds 0.5: from 1 to 30"),
+        (["model", "--segments", "vad", "--segment-seconds", "nan"], "--segment-seconds nan: from 1 to 30"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], line: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,3 +136,66 @@ def test_mistakes_are_one_line(words: list[str], line: str, here: Path, capsys: 
     error = capsys.readouterr().err
     assert line in error
     assert error.count("\n") == 1
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("model", "--langs", "en-de", "--batch-size", "2")
+    whole = evaluated(capsys, *words)
+    keep, generate = KeptTexts.keep, translating._generate
+    kept: list[str] = []
+    generated: list[Row] = []
+
+    def killed(self: KeptTexts, names: Sequence[str], texts: Sequence[str]) -> None:
+        keep(self, names, texts)
+        kept.extend(names)
+        if len(kept) == 4:
+            raise KeyboardInterrupt
+
+    def counted(model: Any, processor: Any, rows: Sequence[Row], beams: int) -> list[str]:
+        generated.extend(rows)
+        found: list[str] = generate(model, processor, rows, beams)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptTexts, "keep", killed)
+        assert launch.main(["evaluate", *words, "--data", "data"]) == 130
+    capsys.readouterr()
+    assert len(list(Path("studies/evaluations").iterdir())) == 1
+    monkeypatch.setattr(translating, "_generate", counted)
+    assert evaluated(capsys, *words) == whole
+    assert len(generated) == 2
+    assert not list(Path("studies/evaluations").iterdir())
+
+
+def test_segments_are_as_short_as_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("model", "--langs", "en-de", "--segments", "vad")
+    for more, seconds in ((), "30"), (("--segment-seconds", "2.5"), "2.5"):
+        (told,) = (
+            text
+            for text in evaluated(capsys, *words, *more)["scores"]["en-de"]["signatures"]
+            if text.startswith("segments|")
+        )
+        assert f", at most {seconds} s and what the model hears at once|" in told
+
+
+def test_what_is_taken_off_is_counted_and_said_whenever_scores_are_made(
+    here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = cycle(["The translation is: 'Ja.'", "„Nein.“", "Ja, 'genau'."])
+    monkeypatch.setattr(translating, "converses", lambda _processor: True)
+    monkeypatch.setattr(translating, "_generate", lambda *given: [next(said) for _ in given[2]])
+    corpus = open_corpus(here / "data", ["de"])
+    exam = Exam(corpus, ("en-de",), corpus.fingerprint())
+    source = load_source(here / "model")
+    result = examined({"key": "mine"}, exam, "report", lambda: (source.model, source.processor), tmp_path)
+    assert sorted(result["translations"]["en-de"]) == sorted(["Ja.", "Nein.", "Ja, 'genau'."] * 2)
+    signatures = result["scores"]["en-de"]["signatures"]
+    assert "taken off|preambles: 2, quotation marks: 4, texts: 6" in signatures
+    del result["scores"]
+    assert examined(result, exam, "report", _not_called, tmp_path)["scores"]["en-de"]["signatures"] == signatures
+
+
+def _not_called() -> tuple[Any, Any]:
+    raise AssertionError("translations are kept")
