@@ -26,7 +26,7 @@ from search.pools.here import InProcess
 from search.pools.pool import Evaluation, Rungs
 from search.rungs import RANGE
 from search.samplers import SAMPLER_NAMES
-from space.bins import REFERENCE_BYTES, all_ranges, bin_range
+from space.bins import REFERENCE_BYTES, all_ranges, bin_of, bin_range
 from space.genes import HEAL_STEPS
 from space.limits import Limits
 from space.plan import Heal, Plan, removed_sublayers
@@ -183,6 +183,24 @@ def test_a_search_over_all_sizes_ends_with_a_front(finished: tuple[Path, list[st
     for row in rows:
         assert folder_bytes(folder / row["path"]) == row["bytes_on_disk"]
         assert bounds[row["range"]].holds(row["bytes_on_disk"])
+
+
+def test_the_best_in_each_bin_are_submitted(
+    finished: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    words = ["submit", "--study", "pareto", "--user", "FBK", "--contact", "A. Person", "--email", "a@example.org"]
+    assert launch.main([*words, "--empty-as", ".", "--out", str(tmp_path)]) == 0
+    message = (tmp_path / "message.txt").read_text(encoding="utf-8")
+    found = summary(folder)
+    best = {bin_of(row["bytes_on_disk"], found["source"]["bytes"]): row["bytes_on_disk"] for row in found["front"]}
+    assert best
+    lines = [line.strip() for line in message.splitlines()]
+    assert [line for line in lines if line.startswith("Bin")] == [f"Bin{n}, primary (en-de, en-zh)" for n in best]
+    assert [line for line in lines if line.startswith("Exact")] == [
+        f"Exact storage size: {size_bytes:,} bytes" for size_bytes in best.values()
+    ]
 
 
 def test_the_same_command_goes_on_and_another_range_is_refused(
