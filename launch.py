@@ -703,7 +703,8 @@ def _add_evaluate(commands: Any, shared: _Shared) -> None:
         parents=[shared.common, shared.data, shared.scored, shared.computed],
         help="translate and score checkpoints, models or files of hypotheses",
         description="Translate and score models, or score files of hypotheses (a line an utterance; where there are "
-        "not as many lines as references they are re-segmented). Of several the first is held against each other.",
+        "not as many lines as references they are re-segmented, all talks at once). Of several the first is held "
+        "against each other.",
         formatter_class=_STYLE,
     )
     evaluate.add_argument("path", nargs="+", help="folder of a checkpoint or a model, or a file of hypotheses")
