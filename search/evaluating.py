@@ -61,6 +61,8 @@ def run_evaluation(settings: EvaluationSettings, console: Console) -> dict[str, 
         raise UserError(f"{missing[0]}: no such folder or file; give the folder of a model, or a file of hypotheses")
     if settings.figures and not folders:
         raise UserError("--figures: are of models; give the folder of one")
+    if folders and settings.kept.is_file():
+        raise UserError(f"--kept {settings.kept}: is a file; give a folder")
     heard = read_layout(folders[0]).encoder is not None if folders else True
     languages = [DIRECTIONS[direction] for direction in settings.directions]
     corpus = open_corpus(settings.data, languages, heard=heard)

@@ -126,6 +126,7 @@ def test_comet_needs_what_is_said(here: Path, tmp_path: Path, capsys: pytest.Cap
         (["good.en-de.txt", "--langs", "en-fr"], "--langs en-fr: choose from en-de, en-zh"),
         (["model", "--beams", "0"], "--beams 0"),
         (["model", "--batch-size", "0"], "--batch-size 0"),
+        (["model", "--kept", "good.en-de.txt"], "--kept good.en-de.txt: is a file; give a folder"),
         (["model", "--segment-seconds", "6"], "gold segments are what they are; give --segments vad, too"),
         (["model", "--segments", "vad", "--segment-seconds", "0.5"], "--segment-seconds 0.5: from 1 to 30"),
         (["model", "--segments", "vad", "--segment-seconds", "nan"], "--segment-seconds nan: from 1 to 30"),
