@@ -354,7 +354,7 @@ def _data(options: argparse.Namespace) -> Path:
 
 
 def _directions(options: argparse.Namespace) -> tuple[str, ...]:
-    return tuple(part.strip() for part in options.langs.split(",") if part.strip())
+    return tuple(dict.fromkeys(part.strip() for part in options.langs.split(",") if part.strip()))
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], Shown]] = {

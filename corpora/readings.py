@@ -47,8 +47,9 @@ def file_bytes(path: Path, what: str) -> bytes:
 
 
 def text_lines(path: Path, what: str) -> list[str]:
-    """Lines of a UTF-8 file. Raises UserError where it cannot be read as that."""
+    """Lines of a UTF-8 file, ended by line feeds alone. Raises UserError where it cannot be read as that."""
     try:
-        return file_bytes(path, what).decode("utf-8-sig").splitlines()
+        text = file_bytes(path, what).decode("utf-8-sig").replace("\r\n", "\n")
+        return text.removesuffix("\n").split("\n") if text else []
     except UnicodeDecodeError as error:
         raise UserError(f"{what}: {path} is not UTF-8 (byte {error.start}); convert it") from error

@@ -139,11 +139,19 @@ class Corpus:
             return False
 
 
+def has_audio(folder: Path) -> bool:
+    """Whether the report role of a folder has audio; of what cannot be read it is taken to have some."""
+    try:
+        return "audio" in pq.read_schema(folder / "report.parquet").names
+    except (pa.ArrowException, OSError):
+        return True
+
+
 def fingerprint_of(folder: Path) -> str:
-    """A hash of the bytes of every role in a folder."""
+    """A hash of the bytes of every role in a folder, audio of whole talks included."""
     digest = hashlib.sha256()
-    for role in ROLES:
-        path = folder / f"{role}.parquet"
+    for name in (*(f"{role}.parquet" for role in ROLES), *(TALKS.format(role=role) for role in ROLES)):
+        path = folder / name
         digest.update(path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()[:16]
 

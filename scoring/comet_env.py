@@ -31,7 +31,9 @@ def build_comet_env(folder: Path, python: str | None, say: Callable[[str], None]
         say(f"COMET's environment {folder} is there, with these pins")
         return
     if folder.exists() and not (folder / _OF_A_VENV).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"COMET's environment {folder}: holds something else; name an empty folder by {VARIABLE}")
+        raise UserError(
+            f"COMET's environment {folder}: holds something else; name an empty one by --folder or {VARIABLE}"
+        )
     say(f"making COMET's environment in {folder}: some minutes and 5 GB, most of it torch")
     (folder / _MARK).unlink(missing_ok=True)
     _run([python or sys.executable, "-m", "venv", "--clear", str(folder)], folder)

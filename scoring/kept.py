@@ -6,11 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from space.files import write_whole
+
 
 class KeptTexts:
     """Texts by name in a file, whose first line is the key of what makes them; those of another key are dropped.
 
-    A line that a kill left half written is dropped, too.
+    A line that a kill left half written is dropped, too. Processes that make texts of one key may share a file: each
+    adds its own, and a file that another has dropped is begun anew.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -35,17 +38,22 @@ class KeptTexts:
         return found
 
     def keep(self, names: Sequence[str], texts: Sequence[str]) -> None:
-        """Keeps texts at once; the file is begun anew by the first, so that it is whole."""
+        """Keeps texts at once; the first time the file is written anew as a whole, without what was torn."""
         new = dict(zip(names, texts, strict=True))
         self.texts |= new
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a" if self._begun else "w", encoding="utf-8") as file:
-            if not self._begun:
-                file.write(json.dumps(self._key) + "\n")
-                new, self._begun = self.texts, True
-            file.writelines(json.dumps([name, text]) + "\n" for name, text in new.items())
+        if self._begun and self._path.exists():
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(_line(name, text) for name, text in new.items())
+            return
+        lines = [json.dumps(self._key) + "\n", *(_line(name, text) for name, text in self.texts.items())]
+        write_whole(self._path, "".join(lines), shared=True)
+        self._begun = True
 
     def done(self) -> None:
         """Drops the file: what it was for is written."""
         self._begun = False
         self._path.unlink(missing_ok=True)
+
+
+def _line(name: str, text: str) -> str:
+    return json.dumps([name, text]) + "\n"

@@ -28,8 +28,7 @@ def segmentation(longest_seconds: float) -> str:
         raise UserError(
             f"--segments vad: {_PACKAGE} is not installed; pip install {_PACKAGE}, or give --segments gold"
         ) from error
-    longest = f"at most {longest_seconds:g} s and what the model hears at once"
-    return f"{_PACKAGE} {found}, speech {_SPEECH_MS} ms, pauses {_PAUSE_MS} ms, {longest}"
+    return f"{_PACKAGE} {found}, speech {_SPEECH_MS} ms, pauses {_PAUSE_MS} ms, at most {longest_seconds:g} s"
 
 
 def speech_segments(samples: NDArray[np.float32], longest_seconds: float = HEARD_SECONDS) -> list[tuple[int, int]]:

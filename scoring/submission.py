@@ -26,7 +26,7 @@ _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 # What would break a line for some reader (Unicode's line breaks among them), or is no text: all of category Cc, and the
 # byte order mark, which readers drop where a file begins with it.
 _BREAKS = re.compile("[\u0000-\u001f\u007f-\u009f\u2028\u2029\ufeff]+")
-_ANEW = "remove the finalist's result.json and run the search's command again, which translates anew"
+_ANEW = "remove translations from the finalist's result.json and run the search's command again, which makes them anew"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

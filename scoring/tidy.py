@@ -7,19 +7,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # "The German translation is:", "Sure, here is the translation into Chinese:", "Die Übersetzung lautet:"; and Chinese.
+_LANGUAGE = r"(?:german|chinese|mandarin)"
+_TRANSLATION = rf"""
+    (?:here(?:'s|\ is)\s+)?(?:the\s+)?(?:{_LANGUAGE}\s+)?translation
+    (?:\s+(?:
+        of\s+(?:["'“„«「][^"'”“»」]{{0,300}}["'”“»」]|[^:："'“„«「]{{0,60}})
+        | (?:(?:in)?to|in)\s+{_LANGUAGE}
+    ))?
+    """
 _PREAMBLE = re.compile(
-    r"""^\s*(?:(?:sure|certainly|of\ course|okay|ok)[,.!]?\s+)?
+    rf"""^\s*\*{{0,2}}(?:(?:sure|certainly|of\ course|okay|ok)[,.!]?\s+)?
     (?:
-        (?:here(?:'s|\ is)\s+)?(?:the\s+)?(?:(?:german|chinese|mandarin)\s+)?translation
-        (?:\s+(?:of\b[^:：]{0,60}|(?:in)?to\s+(?:german|chinese|mandarin)|in\s+(?:german|chinese|mandarin)))?
-        (?:\s+(?:is|reads|would\ be))?(?:\s+as\s+follows)?
-        | (?:die\s+)?(?:deutsche\s+)?übersetzung(?:\s+(?:lautet|ist))?
-        | (?:(?:这段话|这句话|语音)的?)?(?:中文|汉语|德语)?(?:的)?翻译(?:是|为|如下)?
-        | in\s+(?:german|chinese|mandarin)
-    )\s*[:：]\s*""",
+        (?:
+            {_TRANSLATION}(?:\s+(?:is|reads|would\ be))?(?:\s+as\s+follows)?
+            | the\s+(?:speech|audio|sentence|text)\s+in\s+{_LANGUAGE}\s+(?:is|reads)
+            | (?:in\s+)?{_LANGUAGE}
+            | (?:die\s+)?(?:deutsche\s+)?übersetzung(?:\s+(?:ins\s+deutsche|auf\s+deutsch))?(?:\s+(?:lautet|ist))?
+            | auf\s+deutsch
+            | (?:这?[段句]?(?:话|语音|音频|录音)的?)?(?:中文|汉语|德语)?的?翻译
+              (?:[成为](?:中文|汉语|德语))?(?:是|为|如下)?
+        )\s*[:：]\s*\*{{0,2}}\s*
+        | {_TRANSLATION}\s+(?:is|reads)\s+(?=["'“„«「『‘].*["'”“»」』’]$)
+    )""",
     re.IGNORECASE | re.VERBOSE,
 )
-_QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»", "»": "«", "「": "」", "『": "』", "‘": "’", "‚": "‘"}
+# What a mark that opens may be closed by.
+_QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“”", "«": "»", "»": "«", "「": "」", "『": "』", "‘": "’", "‚": "‘’"}
 
 
 # What is counted.
@@ -53,7 +66,7 @@ def tidied(texts: Sequence[str]) -> Tidied:
 
 def _unquoted(text: str) -> str:
     """Without one pair of marks that enclose all of it, if the same marks are not within."""
-    if len(text) < 3 or _QUOTES.get(text[0]) != text[-1]:
+    if len(text) < 3 or text[-1] not in _QUOTES.get(text[0], ""):
         return text
     inside = text[1:-1]
     return text if {text[0], text[-1]} & set(inside) else inside.strip()

@@ -1,4 +1,4 @@
-"""Greedy translation in batches: length-sorted, left-padded, the same output whatever the batch size."""
+"""Greedy or beam translation in batches: length-sorted, left-padded, the same output whatever the batch size."""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +15,7 @@ from rich.console import Console
 from compress.checkpoint import folder_bytes, is_checkpoint, load_translator
 from corpora.audio import HEARD_SECONDS
 from corpora.readings import text_lines
-from corpora.roles import DIRECTIONS, open_corpus
+from corpora.roles import DIRECTIONS, has_audio, open_corpus
 from models.devices import PLAIN, Compute, computing
 from models.loading import load_source, read_layout
 from scoring.comet import Comet
@@ -61,9 +64,9 @@ def run_evaluation(settings: EvaluationSettings, console: Console) -> dict[str, 
         raise UserError(f"{missing[0]}: no such folder or file; give the folder of a model, or a file of hypotheses")
     if settings.figures and not folders:
         raise UserError("--figures: are of models; give the folder of one")
-    if folders and settings.kept.is_file():
-        raise UserError(f"--kept {settings.kept}: is a file; give a folder")
-    heard = read_layout(folders[0]).encoder is not None if folders else True
+    if folders:
+        _check_kept(settings.kept)
+    heard = _all_hear(folders) if folders else has_audio(settings.data)
     languages = [DIRECTIONS[direction] for direction in settings.directions]
     corpus = open_corpus(settings.data, languages, heard=heard)
     comet = Comet(settings.comet, settings.comet_env) if settings.comet else None
@@ -79,15 +82,39 @@ def run_evaluation(settings: EvaluationSettings, console: Console) -> dict[str, 
             comet,
             console,
         )
-        exam.check()
+        exam.check([settings.role])
+        kept: list[KeptTexts] = []
         with computing(settings.compute):
-            found = [_evaluated(path, exam, settings) for path in settings.paths]
+            found = [
+                _of_model(path, exam, settings, kept) if path.is_dir() else _of_file(path, exam, settings.role)
+                for path in settings.paths
+            ]
     finally:
         if comet is not None:
             comet.close()
-    if len(found) == 1:
-        return _shown(found[0])
-    return {"systems": [_shown(one) for one in found], "leads": _leads(found, exam, settings.role)}
+    leads = _leads(found, exam, settings.role)
+    for one in kept:
+        one.done()
+    return _shown(found[0]) if len(found) == 1 else {"systems": [_shown(one) for one in found], "leads": leads}
+
+
+def _check_kept(folder: Path) -> None:
+    """Raises UserError where translations on the way could not be kept, before there are any."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--kept {folder}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def _all_hear(folders: Sequence[Path]) -> bool:
+    """Whether models hear utterances; otherwise they read them. Raises UserError where some do and some do not."""
+    hear = {folder: read_layout(folder).encoder is not None for folder in folders}
+    if len(set(hear.values())) > 1:
+        ears, eyes = (next(folder for folder in folders if hear[folder] == one) for one in (True, False))
+        raise UserError(f"{ears} hears audio and {eyes} reads text; evaluate them apart")
+    return all(hear.values())
 
 
 def _shown(found: dict[str, Any]) -> dict[str, Any]:
@@ -99,29 +126,33 @@ def _shown(found: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in found.items() if name != "translations"}, "scores": scores}
 
 
-def _evaluated(path: Path, exam: Exam, settings: EvaluationSettings) -> dict[str, Any]:
+def _of_file(path: Path, exam: Exam, role: str) -> dict[str, Any]:
+    translations, remark = _hypotheses(path, exam, role)
+    scores = replace(exam, directions=tuple(translations)).scored(translations, role)
+    for direction in scores.values():
+        told = [text for text in direction["signatures"] if not text.startswith(("decoding|", "segments|"))]
+        direction["signatures"] = [*told, f"segments|{remark}"]
+    return _row(path, path.stat().st_size, role, scores, translations)
+
+
+def _of_model(path: Path, exam: Exam, settings: EvaluationSettings, kept: list[KeptTexts]) -> dict[str, Any]:
+    """Translated and scored; the texts are added to what is to be dropped once all systems are scored."""
     role = settings.role
-    if path.is_file():
-        translations, remark = _hypotheses(path, exam, role)
-        one = replace(exam, directions=tuple(translations))
-        scores = one.scored(translations, role)
-        for direction in scores.values():
-            told = [text for text in direction["signatures"] if not text.startswith(("decoding|", "segments|"))]
-            direction["signatures"] = [*told, f"segments|{remark}"]
-        return _row(path, path.stat().st_size, role, scores, translations)
     if is_checkpoint(path):
         model, processor = load_translator(path)
     else:
         source = load_source(path)
         model, processor = source.model, source.processor
-    made_by = model_fingerprint(path)
-    kept = KeptTexts(settings.kept / f"{made_by}-{role}.jsonl", f"{made_by}|{exam.data}|{exam.decoding}|{role}")
-    made = exam.translations(model, processor, role, kept)
+    exam = exam.of(processor)
+    key = f"{model_fingerprint(path)}|{exam.data}|{exam.decoding}|{role}"
+    kept.append(KeptTexts(settings.kept / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.jsonl", key))
+    made = exam.translations(model, processor, role, kept[-1])
     row = _row(path, folder_bytes(path), role, exam.scored(made.texts, role, made.taken_off), made.texts)
-    kept.done()
     if settings.figures:
-        language = DIRECTIONS[exam.directions[0]]
-        row["figures"] = figures_of(model, processor, exam.corpus.examples(role), language, settings.batch_size)
+        language, examples = DIRECTIONS[exam.directions[0]], exam.corpus.examples(role)
+        row["figures"] = figures_of(
+            model, processor, examples, language, batch_size=settings.batch_size, beams=settings.beams
+        )
     return row
 
 
@@ -135,11 +166,16 @@ def _hypotheses(path: Path, exam: Exam, role: str) -> tuple[dict[str, list[str]]
     The direction stands in the file's name, or is the only one asked for. A file does not say where a talk of it ends,
     so all talks are aligned at once.
     """
-    named = [direction for direction in exam.directions if direction in path.name]
-    if len(named) != 1 and len(exam.directions) > 1:
+    named = [direction for direction in DIRECTIONS if re.search(rf"(?<![^\W_]){direction}(?![^\W_])", path.name)]
+    asked = ",".join(exam.directions)
+    if len(named) > 1 or not (named or len(exam.directions) == 1):
         raise UserError(f"{path}: of which direction? give --langs {exam.directions[0]}, or name it so")
+    if named and named[0] not in exam.directions:
+        raise UserError(f"{path}: is {named[0]} by its name, and --langs is {asked}; give --langs {named[0]}")
     direction = (named or list(exam.directions))[0]
     lines = text_lines(path, "hypotheses")
+    if not any(line.strip() for line in lines):
+        raise UserError(f"{path}: has no text; give a file with a hypothesis a line")
     references = exam.references(role)[direction]
     if as_many(lines, references):
         return {direction: lines}, "as many lines as references, not re-segmented"

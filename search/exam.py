@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ COMET, CHRF = "COMET", "chrF"
 
 # Segments of whole talks may be cut as short as this.
 _LEAST_SECONDS = 1.0
+# Beams take memory and time each.
+_MOST_BEAMS = 64
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Translations:
 class Exam:
     """The data (`data` is its fingerprint), directions and decoding that every full evaluation of a study shares.
 
-    Whole talks are cut into segments of at most `segment_seconds`. Scores of `comet` are added where there is one. On a
-    `console` translating is watched.
+    Whole talks are cut into segments of at most `segment_seconds` (of less for a model that hears less at once: `of`).
+    Scores of `comet` are added where there is one. On a `console` translating is watched.
     """
 
     corpus: Corpus
@@ -63,10 +65,17 @@ class Exam:
     comet: Comet | None = None
     console: Console | None = None
 
-    def check(self) -> None:
+    def of(self, processor: Any) -> Exam:
+        """The exam of a model: no segment is longer than it hears at once."""
+        if self.segments == GOLD or not self.corpus.heard:
+            return self
+        longest = float(processor.feature_extractor.chunk_length)
+        return replace(self, segment_seconds=min(self.segment_seconds, longest))
+
+    def check(self, roles: Sequence[str] = ("select", "report")) -> None:
         """Raises UserError where COMET or what whole talks need is not there: before hours are spent, not behind."""
-        if self.beams < 1:
-            raise UserError(f"--beams {self.beams}: at least 1, which is greedy")
+        if not 1 <= self.beams <= _MOST_BEAMS:
+            raise UserError(f"--beams {self.beams}: from 1, which is greedy, to {_MOST_BEAMS}")
         if self.segments not in SEGMENTS:
             raise UserError(f"--segments {self.segments}: choose from {', '.join(SEGMENTS)}")
         if not _LEAST_SECONDS <= self.segment_seconds <= HEARD_SECONDS:
@@ -79,8 +88,10 @@ class Exam:
             resegmenter()
             segmentation(self.segment_seconds)
         if self.comet is not None:
-            self._sources("select")
-            self.corpus.opened.pop("select", None)
+            for role in roles:
+                with self.corpus.unsealed(role):
+                    self._sources(role)
+                self.corpus.opened.pop(role, None)
             _ = self.comet.signature
             self.comet.close()
 
@@ -101,26 +112,16 @@ class Exam:
         joined = "" if self.corpus.has_whole_talks(role) else f", of utterances joined by pauses of {PAUSE_SECONDS:g} s"
         return f"whole talks{joined}|{segmentation(self.segment_seconds)}|{resegmenter().signature}"
 
-    def examples(self, role: str) -> list[Example]:
-        """A role's utterances in the order that translations have."""
-        if self.segments == GOLD:
-            return self.corpus.examples(role)
-        return [example for talk in self.corpus.talks(role) for example in talk.examples]
-
     def scores(self, model: Any, processor: Any, role: str) -> dict[str, dict[str, Any]]:
         """BLEU, chrF, COMET if it is there, and signatures by direction on a role."""
         translations = self.translations(model, processor, role)
         return self.scored(translations.texts, role, translations.taken_off)
 
     def translations(self, model: Any, processor: Any, role: str, kept: KeptTexts | None = None) -> Translations:
-        """What a model makes of a role's utterances, what is `kept` among them."""
-        if self.segments == VAD:
-            talks = self.corpus.talks(role)
-            longest = min(self.segment_seconds, float(processor.feature_extractor.chunk_length))
-            segments = [_segments(talk, longest) for talk in talks]
-            heard = [segment for found in segments for segment in found]
-        else:
-            heard = self.corpus.examples(role)
+        """What a model makes of a role's utterances in their order, what is `kept` among them."""
+        talks = self.corpus.talks(role) if self.segments == VAD else []
+        segments = [_segments(talk, self.segment_seconds) for talk in talks]
+        heard = [segment for found in segments for segment in found] if talks else self.corpus.examples(role)
         texts: dict[str, list[str]] = {}
         taken_off: dict[str, dict[str, int]] = {}
         for direction in self.directions:
@@ -140,12 +141,17 @@ class Exam:
             if counts:
                 taken_off[direction] = {**counts, "texts": len(heard)}
         if self.segments == VAD:
-            texts = {direction: _as_referenced(made, talks, segments, direction) for direction, made in texts.items()}
+            # talks may take turns in the data
+            names = [example.talk for example in self.corpus.examples(role)]
+            places = [place for talk in talks for place, name in enumerate(names) if name == talk.name]
+            for direction, made in texts.items():
+                found = dict(zip(places, _as_referenced(made, talks, segments, direction), strict=True))
+                texts[direction] = [found[place] for place in range(len(names))]
         return Translations(texts, taken_off)
 
     def references(self, role: str) -> dict[str, list[str]]:
         """What a role's utterances should become, by direction."""
-        examples = self.examples(role)
+        examples = self.corpus.examples(role)
         return {
             direction: [example.references[DIRECTIONS[direction]] for example in examples]
             for direction in self.directions
@@ -181,7 +187,7 @@ class Exam:
 
     def _sources(self, role: str) -> list[str]:
         """What is said in a role's utterances. Raises UserError where that is not known."""
-        examples = self.examples(role)
+        examples = self.corpus.examples(role)
         silent = next((example.id for example in examples if example.english is None), None)
         if silent is not None:
             raise UserError(
@@ -208,7 +214,7 @@ class Exam:
                 "translation": translations[direction][place],
                 "reference": references[direction][place],
             }
-            for place, example in enumerate(self.examples(role)[:_SAMPLES])
+            for place, example in enumerate(self.corpus.examples(role)[:_SAMPLES])
             for direction in self.directions
         ]
 

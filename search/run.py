@@ -62,6 +62,7 @@ def _searched(settings: SearchSettings, console: Console) -> dict[str, Any]:
     check_pool(settings)
     exam = exam_of(settings, found, console)
     exam.check()
+    exam = exam.of(found.source.processor)
     source = found.source
     ranges = [one.size_range for one in found.ranges]
     shared = comparability(

@@ -224,7 +224,11 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(f"{key} was {json.dumps(before.get(key))}, now {json.dumps(now[key])}" for key in changed)
 
 
+# Weights, and what vocabularies are made of.
+_OF_MODELS = (".json", ".txt", ".safetensors", ".model")
+
+
 def model_fingerprint(folder: Path) -> str:
     """A hash of a model's files."""
-    names = [path.name for path in folder.glob("*") if path.suffix in (".json", ".txt", ".safetensors")]
+    names = [path.name for path in folder.glob("*") if path.suffix in _OF_MODELS]
     return fingerprint(folder, names)

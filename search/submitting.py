@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,10 @@ def run_submission(settings: SubmitSettings) -> dict[str, Any]:
     check_user(settings.user)
     if not settings.studies or len(set(settings.studies)) != len(settings.studies):
         raise UserError("--study: name each study once")
+    if path := next((text for text in settings.studies if Path(text).name != text), None):
+        raise UserError(f"--study {path}: a study's name is one folder name; where studies are is --root")
+    if settings.out.is_file():
+        raise UserError(f"--out {settings.out}: is a file; give a folder")
     summaries = {name: _summary(settings.root / name) for name in settings.studies}
     conditions = {summary["condition"] for summary in summaries.values()}
     if len(conditions) > 1:
@@ -120,7 +124,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         raise UserError(f"--study {folder.name}: {path} is not there; let the search finish, or give --root") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged; {_AGAIN}, which writes it anew") from error
-    if not isinstance(summary, dict) or not summary.keys() >= _OF_SUMMARIES:
+    if not isinstance(summary, dict) or not summary.keys() >= _OF_SUMMARIES or summary["units"] not in UNITS:
         raise UserError(f"{path} is of an earlier version; {_AGAIN}, which writes it anew")
     return summary
 
@@ -146,23 +150,46 @@ def _systems(settings: SubmitSettings, summaries: Mapping[str, Mapping[str, Any]
     def system(study: str, trial: int, kind: str) -> System:
         return _system(settings, summaries[study], study, trial, kind)
 
-    found = [system(study, trial, PRIMARY) for study, trial in primaries]
-    unnamed = [name for name in summaries if name not in {study for study, _ in primaries}]
-    fronts = [name for name in unnamed if summaries[name].get("front")]
-    # what a front has for a bin gives way to the champion of a study of that bin
-    for group in ([name for name in unnamed if name not in fronts], fronts):
-        taken = {place for one in found for place in _places(one)}
+    found = [(f"{study}:{trial}", system(study, trial, PRIMARY)) for study, trial in primaries]
+    singles = [name for name in summaries if not summaries[name].get("front") and name not in dict(primaries)]
+    fronts = [name for name in summaries if summaries[name].get("front")]
+    # what a front has for a bin gives way to what is named for it, and to the champion of a study of that bin
+    for group in (singles, fronts):
+        taken = {place for _, one in found for place in _places(one)}
         for name in group:
-            best = {trial: system(name, trial, PRIMARY) for trial in _best(name, summaries[name], contrastives)}
-            free = [one for one in best.values() if not taken & _places(one)]
-            if best and not free and name not in {study for study, _ in contrastives}:
+            best = {trial: system(name, trial, PRIMARY) for trial in _best(name, summaries[name], named)}
+            free = [
+                (f"{name}:{trial}", left) for trial, one in best.items() if (left := _without(one, taken)).hypotheses
+            ]
+            if best and not free and name not in dict(named):
                 trial = min(best)
                 raise UserError(
                     f"--study {name}: other studies have the primary of each of its bins; leave the study out, or give "
                     f"--contrastive {name}:{trial}"
                 )
             found += free
-    return (*found, *_numbered([system(study, trial, CONTRASTIVE) for study, trial in contrastives]))
+    _check_apart(found)
+    kinds = [system(study, trial, CONTRASTIVE) for study, trial in contrastives]
+    return (*(one for _, one in found), *_numbered(kinds))
+
+
+def _without(system: System, taken: Set[tuple[int, str]]) -> System:
+    """A system with the languages that nothing else is primary of in its bin."""
+    left = {d: texts for d, texts in system.hypotheses.items() if (system.bin, d) not in taken}
+    return replace(system, hypotheses=left)
+
+
+def _check_apart(primaries: Sequence[tuple[str, System]]) -> None:
+    """Raises UserError where two trials are primary of one language and bin."""
+    of_place: dict[tuple[int, str], str] = {}
+    for name, system in primaries:
+        for direction in system.hypotheses:
+            other = of_place.setdefault((system.bin, direction), name)
+            if other != name:
+                raise UserError(
+                    f"{other} and {name} are both primary of {direction} in bin {system.bin}; one --primary for each "
+                    "language and bin, the others are --contrastive"
+                )
 
 
 def _places(system: System) -> set[tuple[int, str]]:
@@ -181,14 +208,16 @@ def _numbered(contrastives: Sequence[System]) -> list[System]:
     return found
 
 
-def _best(name: str, summary: Mapping[str, Any], contrastives: Sequence[tuple[str, int]]) -> list[int]:
-    """A study's champion, or the best of its front in each bin, in the front's order, but for contrastives."""
+def _best(name: str, summary: Mapping[str, Any], named: Sequence[tuple[str, int]]) -> list[int]:
+    """A study's champion, or the best of its front in each bin, in the front's order; trials that are named go as what
+    they are named.
+    """
     rows = [summary["champion"]] if summary["champion"] is not None else summary.get("front")
     if not rows:
         raise UserError(f"--study {name}: no trial of it was complete; search on, with more --trials")
+    left = [row for row in rows if (name, row["trial"]) not in named]
     # a front's later rows are larger and better
-    of_bin = {_bin_of(row, summary) if len(rows) > 1 else None: int(row["trial"]) for row in rows}
-    return [trial for trial in of_bin.values() if (name, trial) not in contrastives]
+    return list({_bin_of(row, summary) if summary.get("front") else None: int(row["trial"]) for row in left}.values())
 
 
 def _bin_of(row: Mapping[str, Any], summary: Mapping[str, Any]) -> int | None:
@@ -239,8 +268,8 @@ def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, tr
     details = [
         *_scaled(layout.source_bytes),
         *_elsewhere(weight, number, layout.source_bytes, UNITS[summary["units"]]),
-        f"data: {Path(summary['data']).name}; calibrated and healed on its role calibrate, searched on proxy, chosen "
-        "on select; scores are on report, which nothing else has seen",
+        f"data: {Path(summary['data']).name}; calibrated{' and healed' if plan.heal.steps else ''} on its role "
+        "calibrate, searched on proxy, chosen on select; scores are on report, which the search does not see",
         *_details(result["scores"]),
     ]
     if settings.figures:
@@ -256,7 +285,7 @@ def _result(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"{path} is not there; {_AGAIN}, which makes it") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged; {_AGAIN}, which mends it") from error
-    if not isinstance(result, dict) or not result.keys() >= _OF_RESULTS:
+    if not isinstance(result, dict) or not result.keys() >= _OF_RESULTS or not result["translations"]:
         raise UserError(f"{path} has no scores and translations of the report role yet; {_AGAIN}, which adds them")
     for direction, scores in result["scores"].items():
         if _said_of(scores["signatures"]) != _said_of(summary["signatures"].get(direction, ())):
@@ -286,7 +315,7 @@ def _figures(model: Path, summary: Mapping[str, Any], hypotheses: Mapping[str, S
     loaded, processor = load_translator(model)
     heard = read_layout(model).encoder is not None
     corpus = open_corpus(Path(summary["data"]), [DIRECTIONS[direction]], heard=heard)
-    found = figures_of(loaded, processor, corpus.examples("report"), DIRECTIONS[direction], _BATCH_SIZE)
+    found = figures_of(loaded, processor, corpus.examples("report"), DIRECTIONS[direction], batch_size=_BATCH_SIZE)
     return [f"{name}: {figure['value']:,} ({figure['method']})" for name, figure in found.items()]
 
 

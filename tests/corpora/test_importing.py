@@ -105,6 +105,13 @@ def test_only_acl6060_unchanged_is_constrained(archive: Path, tmp_path: Path) ->
     table = pq.read_table(mine / "calibrate.parquet")
     pq.write_table(table.set_column(3, "en", pa.array(["more"] * len(table))), mine / "calibrate.parquet")
     assert not open_corpus(mine, CODES).constrained
+    # audio of whole talks is part of the data
+    shutil.rmtree(mine)
+    shutil.copytree(folder, mine)
+    assert open_corpus(mine, CODES).constrained
+    talks = pq.read_table(mine / "talks-report.parquet")
+    pq.write_table(talks.slice(0, 1), mine / "talks-report.parquet")
+    assert not open_corpus(mine, CODES).constrained
 
 
 @pytest.mark.parametrize(

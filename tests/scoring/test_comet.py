@@ -240,7 +240,7 @@ def test_a_whole_environment_stays_and_one_of_something_else_is_left_alone(envir
     assert sorted(environment.rglob("*")) == before
     assert "is there" in said[0]
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds something else; name an empty folder by TIGHTFIT_COMET_ENV"):
+    with pytest.raises(UserError, match="holds something else; name an empty one by --folder or TIGHTFIT_COMET"):
         build_comet_env(tmp_path, None, said.append)
     assert (tmp_path / "thesis.tex").exists()
 

@@ -98,3 +98,27 @@ def test_a_killed_translation_goes_on_where_it_was(
     assert KeptTexts(path, "another key").texts == {}
     kept.done()
     assert not path.exists()
+
+
+def test_what_was_kept_outlives_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "on-the-way.jsonl"
+    KeptTexts(path, "a key").keep(["de 0", "de 1"], ["Ja.", "Nein."])
+
+    def full(*_args: Any, **_options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            KeptTexts(path, "a key").keep(["de 2"], ["Doch."])
+    assert KeptTexts(path, "a key").texts == {"de 0": "Ja.", "de 1": "Nein."}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_another_process_is_done_with_is_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "on-the-way.jsonl"
+    mine, other = (KeptTexts(path, "a key") for _ in range(2))
+    mine.keep(["de 0"], ["Ja."])
+    other.done()
+    mine.keep(["de 1"], ["Nein."])
+    assert KeptTexts(path, "a key").texts == {"de 0": "Ja.", "de 1": "Nein."}

@@ -179,7 +179,7 @@ def test_the_message_says_what_the_model_is(study: Study, source: Source, model:
         f"(Qwen2-Audio-7B: {REFERENCE_BYTES:,})\n"
         "    bin 3 where a kB is 1000 bytes, bin 4 where it is 1024\n"
         "    data: acl6060; calibrated and healed on its role calibrate, searched on proxy, chosen on select; scores "
-        "are on report, which nothing else has seen\n"
+        "are on report, which the search does not see\n"
         "    en-de: BLEU 90.10, chrF2 92.50, chrF2++ 91.00\n"
         "    en-zh: BLEU 90.10, chrF2 92.50, chrF2++ 91.00\n"
         "    en-de signature: BLEU|tok:en-de\n"
@@ -265,7 +265,7 @@ def test_two_studies_of_one_bin_need_to_be_told_apart(study: Study, capsys: pyte
     study("one", champion={"trial": 12})
     study("two", champion={"trial": 40})
     both = ("--study", "one", "--study", "two")
-    assert "two systems are primary of en-de in bin 3; one --primary for each" in refused(capsys, *both)
+    assert "one:12 and two:40 are both primary of en-de in bin 3; one --primary for each" in refused(capsys, *both)
     error = refused(capsys, *both, "--primary", "one:40")
     assert "--study two: other studies have the primary of each of its bins; leave the study out" in error
     assert "give --contrastive two:40" in error
@@ -319,13 +319,33 @@ def front(study: Study, source: Source) -> dict[int, int]:
 def test_of_a_front_the_best_in_each_bin_are_primaries(study: Study) -> None:
     found = german_of(submitted("--study", "pareto"))
     assert found == {"Bin3.primary": 5, "Bin2.primary": 8, "Bin1.primary": 9}
-    found = german_of(submitted("--study", "pareto", "--primary", "7", "--contrastive", "pareto:8"))
-    assert found == {"Bin2.primary": 7, "Bin2.contrastive1": 8}
+    for words in (("--primary", "7", "--contrastive", "pareto:8"), ("--contrastive", "8")):
+        found = german_of(submitted("--study", "pareto", *words))
+        assert found == {"Bin3.primary": 5, "Bin2.primary": 7, "Bin1.primary": 9, "Bin2.contrastive1": 8}
     # its own study's champion stands for a bin, in whatever order studies are named
     study()
     for studies in (("bin3", "pareto"), ("pareto", "bin3")):
         found = german_of(submitted(*(word for name in studies for word in ("--study", name))))
         assert found == {"Bin3.primary": 12, "Bin2.primary": 8, "Bin1.primary": 9}
+
+
+@pytest.mark.usefixtures("front")
+def test_a_front_has_the_languages_that_nothing_else_is_primary_of(study: Study) -> None:
+    result = study() / "finalists" / "trial-12" / "result.json"
+    change(result, translations={"en-de": TRANSLATIONS["en-de"]}, scores={"en-de": scores_of()["en-de"]})
+    found = submitted("--study", "bin3", "--study", "pareto")
+    assert found["en-de.FBK.Bin3.primary"] == "Ja.\nDas Modell ist klein.\n"
+    assert found["en-zh.FBK.Bin3.primary"] == "对。5\n模型很小。5\n"
+
+
+def test_two_fronts_need_to_be_told_apart(
+    study: Study, front: dict[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("studies/pareto", "studies/other")
+    both = ("--study", "pareto", "--study", "other")
+    assert "pareto:5 and other:5 are both primary of en-de in bin 3" in refused(capsys, *both)
+    named = [word for trial in (5, 8, 9) for word in ("--primary", f"other:{trial}")]
+    assert "--study pareto: other studies have the primary of each of its bins" in refused(capsys, *both, *named)
 
 
 def test_a_front_all_of_whose_bins_are_taken_is_refused(
@@ -360,7 +380,12 @@ def test_a_study_without_a_complete_trial_has_nothing_to_submit(
         (("--study", "bin3", "--contrastive", "12"), "bin 3, en-de: no primary system; name one by --primary"),
         (("--study", "bin3", "--primary", "12", "--contrastive", "12"), "bin3:12 is named twice"),
         (("--study", "bin3", "--contrastive", "40", "--contrastive", "40"), "bin3:40 is named twice"),
-        (("--study", "bin3", "--primary", "12", "--primary", "40"), "two systems are primary of en-de in bin 3"),
+        (
+            ("--study", "bin3", "--primary", "12", "--primary", "40"),
+            "bin3:12 and bin3:40 are both primary of en-de in bin 3",
+        ),
+        (("--study", "./bin3"), "--study ./bin3: a study's name is one folder name; where studies are is --root"),
+        (("--study", "bin3", "--out", "studies/bin3/summary.json"), "summary.json: is a file; give a folder"),
         (("--study", "bin3", "--user", "F K"), "--user 'F K': letters, digits, - and _ only"),
         (("--study", "bin3", "--email", ""), "--email '': one line of text"),
         (("--study", "bin3", "--empty-as", "\n"), "--empty-as '\\n': one line of text"),
@@ -414,6 +439,8 @@ def _with(place: int, text: str) -> dict[str, list[str]]:
         (_result_is("{"), "result.json is damaged; run the search's command again, which mends it"),
         (_result_is("[]"), "result.json has no scores and translations of the report role yet; run the search's"),
         (_result(scores=None), "result.json has no scores and translations of the report role yet; run the search's"),
+        (_result(translations={}), "result.json has no scores and translations of the report role yet; run"),
+        (lambda folder: change(folder / "summary.json", units="x"), "summary.json is of an earlier version"),
         (_result(translations=None), "result.json has no scores and translations of the report role yet; run"),
         (_result(bytes_on_disk=1), "bytes, not the 1 it was scored with; run the search's command again"),
         (_result(scores=scores_of("segments|whole talks")), "is of other data or segments than summary.json"),
