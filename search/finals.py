@@ -16,6 +16,7 @@ from search.exam import COMET, Exam, mean_chrf, quality, with_comet
 from search.finalists import best_of_kind, choose, drop_damaged, examine, report_scores, source_result
 from search.job import Job
 from search.loop import limits_of
+from search.opening import adaptation_of
 from search.progress import progress_on
 from search.rating import leads_of
 from search.rungs import BYTES
@@ -151,6 +152,7 @@ def _summary(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, An
         "source": {
             "bytes": job.source.layout.source_bytes,
             "parameters": job.source.layout.parameters,
+            "adapted": _adapted(job),
             "scores": {direction: _plain(scores) for direction, scores in source.items()},
         },
         "seconds": seconds,
@@ -160,6 +162,15 @@ def _summary(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, An
             **{direction: scores["signatures"] for direction, scores in source.items()},
         },
     }
+
+
+def _adapted(job: Job) -> str | None:
+    """How the source was trained on the task before, in words."""
+    found = adaptation_of(job.source.folder)
+    if found is None:
+        return None
+    data = "the same data" if found.get("data") == job.exam.data else "other data"
+    return f"{found.get('method')}, {found.get('steps')} steps, on {data}"
 
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -64,22 +65,27 @@ def opened(settings: SearchSettings) -> Opened:
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
     corpus.sealed.add("report")
     check_condition(settings.condition, corpus, f"--data {settings.data}")
-    if settings.condition == CONSTRAINED:
-        _check_adapted(folder, corpus.fingerprint())
+    _check_adapted(folder, corpus.fingerprint(), settings.condition)
     source = counted(source, corpus, settings.languages)
     ranges, left_out = _reachable(settings, source, settings.pins)
     return Opened(source, corpus, ranges, model_fingerprint(folder), corpus.fingerprint(), left_out)
 
 
-def _check_adapted(folder: Path, data: str) -> None:
-    """Raises UserError for a model that was adapted to other data than the constrained condition's."""
+def adaptation_of(folder: Path) -> dict[str, Any] | None:
+    """How a model was adapted before it is compressed, if it was. Raises UserError where that cannot be read."""
     try:
-        adapted = json.loads((folder / ADAPTED).read_text(encoding="utf-8"))
+        found = json.loads((folder / ADAPTED).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return
+        return None
     except (OSError, ValueError) as error:
         raise UserError(f"--model {folder}: {ADAPTED} is damaged ({first_line(error)}); adapt it anew") from error
-    if adapted.get("data") != data:
+    return found if isinstance(found, dict) else {}
+
+
+def _check_adapted(folder: Path, data: str, condition: str) -> None:
+    """Raises UserError for a model that was adapted to other data than the constrained condition's."""
+    adapted = adaptation_of(folder)
+    if condition == CONSTRAINED and adapted is not None and adapted.get("data") != data:
         raise UserError(
             f"--model {folder}: was adapted to other data than --data has, which --condition {CONSTRAINED} does not "
             "allow; adapt it to these, or give the model it was made of"

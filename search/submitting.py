@@ -270,6 +270,7 @@ def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, tr
         *_elsewhere(weight, number, layout.source_bytes, UNITS[summary["units"]]),
         f"data: {Path(summary['data']).name}; calibrated{' and healed' if plan.heal.steps else ''} on its role "
         "calibrate, searched on proxy, chosen on select; scores are on report, which the search does not see",
+        *([f"the source was adapted first: {adapted}"] if (adapted := summary["source"].get("adapted")) else []),
         *_details(result["scores"]),
     ]
     if settings.figures:

@@ -189,6 +189,14 @@ def test_the_message_says_what_the_model_is(study: Study, source: Source, model:
     )
 
 
+def test_the_message_says_what_the_source_was_trained_on(study: Study, source: Source) -> None:
+    adapted = {"bytes": source.layout.source_bytes, "adapted": "lora, 600 steps, on other data"}
+    study(source=adapted)
+    submitted("--study", "bin3")
+    message = Path("submission/message.txt").read_text(encoding="utf-8")
+    assert "    the source was adapted first: lora, 600 steps, on other data\n" in message
+
+
 def test_what_is_written_is_said_and_the_same_wherever_the_studies_are(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

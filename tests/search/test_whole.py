@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 
 import launch
-from corpora.roles import Corpus
+from corpora.importing import resolve_data
+from corpora.roles import DIRECTIONS, Corpus, open_corpus
 from search.workbench import Workbench
 from tests import comet as standing
 from tests.acl6060 import write_acl6060, write_manifest
 from tests.tiny import write_tiny
 
 SMALL = ("--trials", "3", "--heal-steps", "1", "--trial-heal-steps", "1", "--finalists", "2", "--recombined", "0")
-DIRECTIONS = ("en-de", "en-zh")
 SUBMIT = ("submit", "--user", "FBK", "--contact", "A. Person", "--email", "a@example.org", "--empty-as", ".")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an archive, a model and COMET's stand-in, and a finished study of the archive."""
+    """A folder with an archive, a model adapted to it and COMET's stand-in, and a finished study of the archive."""
     folder = tmp_path_factory.mktemp("whole")
     write_acl6060(folder / "archive", utterances=2)
     (folder / "model").mkdir()
@@ -34,6 +34,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     standing.stand_in(folder / "comet")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        data = open_corpus(
+            resolve_data("acl6060:archive", list(DIRECTIONS.values()), Path("studies/data"))
+        ).fingerprint()
+        (folder / "model" / "adapted.json").write_text(json.dumps({"method": "lora", "steps": 6, "data": data}))
         assert launch.main(search()) == 0
     return folder
 
@@ -64,6 +68,7 @@ def test_a_constrained_study_says_what_it_is(here: Path) -> None:
     summary = summary_of(here)
     assert summary["condition"] == "constrained"
     assert summary["data"].startswith("studies/data/acl6060-")
+    assert summary["source"]["adapted"] == "lora, 6 steps, on the same data"
     assert (summary["chosen_by"], summary["segments"], summary["utterances"]) == ("chrF", "gold", 4)
     result = result_of(summary, here)
     assert {direction: len(texts) for direction, texts in result["translations"].items()} == dict.fromkeys(
@@ -99,6 +104,7 @@ def test_the_submission_has_the_tasks_names_and_lines(here: Path, capsys: pytest
     )
     assert f"Exact storage size: {result['bytes_on_disk']:,} bytes" in message
     assert f"Number of parameters: {result['parameters']:,}" in message
+    assert "the source was adapted first: lora, 6 steps, on the same data" in message
     first = (here / "submission" / "FBK.tar.gz").read_bytes()
     shutil.rmtree(here / "submission")
     assert launch.main([*SUBMIT, "--study", "bin2"]) == 0
@@ -204,7 +210,7 @@ def test_whole_talks_are_segmented_and_scored_anew(here: Path, capsys: pytest.Ca
     [
         (["--comet", "--comet-env", "none"], "COMET's environment none is not there; make it by python launch.py"),
         (["--comet", "./none", "--comet-env", "comet"], "COMET model ./none: no such file or folder; give"),
-        (["--beams", "0"], "--beams 0: at least 1"),
+        (["--beams", "0"], "--beams 0: from 1, which is greedy, to 64"),
         (["--seed", "0", "--condition", "unconstrained"], "condition was"),
     ],
 )
