@@ -58,6 +58,8 @@ POLICIES: dict[str, Callable[[int], BaseSampler]] = {
 }
 # Proven gap of a policy's plan: policies differ by more, and what is tighter takes a solver a second.
 POLICY_GAP = 5e-3
+# What prices make of a policy is as good within this, and takes a hundredth of a solver's time.
+_PRICED_GAP = 2e-2
 # Propose plans, by name.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20),
@@ -245,7 +247,7 @@ class PolicySampler(PlanSampler):
 
     def _plan(self, policy: Policy) -> Plan:
         """The allocator's."""
-        plan = self._drafts.proven(policy, self._heal, POLICY_GAP)
+        plan = self._drafts.proven(policy, self._heal, _PRICED_GAP)
         return plan or least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
 
     def _asked(self, policies: ListedStudy, seed: int) -> Policy:
