@@ -40,6 +40,18 @@ def in_order(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> li
     return sorted(_with_earlier(name, rows, by), key=lambda row: tuple(row[key] for key in by))
 
 
+def publish_seeds(name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
+    """Publishes results of some seeds beside what is there of the others, in the order of seeds.
+
+    Rows have a `seed`, whose earlier rows they replace as a whole; the names of targets begin with ``seed N,``.
+    """
+    earlier, seeds = _earlier(name), {row["seed"] for row in rows}
+    others = [row for row in earlier["rows"] if row["seed"] not in seeds]
+    begins = tuple(f"seed {seed}," for seed in seeds)
+    kept = [one for one in earlier["targets"] if not one["name"].startswith(begins)]
+    publish(name, sorted([*rows, *others], key=lambda row: int(row["seed"])), [*kept, *targets])
+
+
 def _with_earlier(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
     """Rows, and behind them what was published before but for those alike in what they are told apart `by`."""
     now = {tuple(row[key] for key in by) for row in rows}

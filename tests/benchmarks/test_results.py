@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import publish
 from benchmarks.curves import best_of, curves_of, drawn
-from benchmarks.publish import publish_bins, target
+from benchmarks.publish import publish_bins, publish_seeds, target
 from benchmarks.samplers import unknown_loss
 from space.choices import choices
 from space.plan import REMOVED
@@ -47,6 +47,21 @@ def test_a_bin_s_rows_take_the_place_of_the_bin(tmp_path: Path, monkeypatch: pyt
     publish_bins("some", [row(3, "a", 1.0), row(3, "b", 2.0)], [target("bin 3, gap", 1.0, 2.0, at_least=False)])
     publish_bins("some", [row(3, "c", 3.0)], [])
     assert published(tmp_path) == {"rows": [row(3, "c", 3.0)], "targets": []}
+
+
+def test_seeds_are_published_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "RESULTS", tmp_path)
+    at_most = [target(f"seed {seed}, seconds", 0.3 * seed, 0.5, at_least=False) for seed in (1, 2, 12)]
+    for seed, one in ((12, at_most[2]), (2, at_most[1]), (1, at_most[0])):
+        publish_seeds("some", [{"seed": seed, "best": 1.0}], [one])
+    publish_seeds("some", [{"seed": 1, "best": 2.0}], [target("seed 1, seconds", 0.9, 0.5, at_least=False)])
+    found = published(tmp_path)
+    assert [(row["seed"], row["best"]) for row in found["rows"]] == [(1, 2.0), (2, 1.0), (12, 1.0)]
+    assert {(one["name"], one["value"]) for one in found["targets"]} == {
+        ("seed 1, seconds", 0.9),
+        ("seed 2, seconds", 0.6),
+        ("seed 12, seconds", 3.5999999999999996),
+    }
 
 
 def test_curves_are_of_each_sampler_s_longest_runs(tmp_path: Path) -> None:
