@@ -786,7 +786,11 @@ def _add_submit(commands: Any, shared: _Shared, rooted: argparse.ArgumentParser)
     submit.add_argument("--institute", default="", help="default: the user")
     submit.add_argument("--email", required=True, metavar="ADDRESS", help="of the contact")
     trial = {"action": "append", "default": [], "metavar": "[STUDY:]TRIAL"}
-    submit.add_argument("--primary", help="a finalist in place of the champion; may be repeated", **trial)
+    submit.add_argument(
+        "--primary",
+        help="a finalist in place of the champion, or of what a front has for its bin; may be repeated",
+        **trial,
+    )
     submit.add_argument("--contrastive", help="a finalist; may be repeated", **trial)
     submit.add_argument("--form", default=SUBMISSION_FORMS[0], choices=SUBMISSION_FORMS, help="of names (%(default)s)")
     submit.add_argument("--empty-as", metavar="TEXT", help="what stands where a hypothesis is empty")

@@ -26,7 +26,8 @@ from space.files import write_whole
 
 FORMS = "a folder of roles, acl6060:FOLDER, hf:NAME or MANIFEST.jsonl"
 # Another form of what is kept: data are imported anew.
-_FORMAT = 1
+# 2: their fingerprint is of whole talks, too.
+_FORMAT = 2
 _REPORT_SPLITS = ("eval", "test")
 _MOST_FINDINGS = 3
 _WITH_TALKS = ("select", "report")

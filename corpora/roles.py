@@ -59,13 +59,14 @@ class Talk:
 class Corpus:
     """A folder with one parquet file a role; a role is read when first asked for; `opened` tells which were.
 
-    `heard` says whether utterances are audio, or English text for models that read. Who asks for a role that is
+    `heard` says whether utterances are audio, or English text for models that read; None is for references alone, and
+    utterances are empty. Who asks for a role that is
     `sealed` has a mistake in it: what is searched on is never reported on.
     """
 
     folder: Path
     languages: tuple[str, ...]
-    heard: bool = True
+    heard: bool | None = True
     opened: dict[str, list[Example]] = field(default_factory=dict)
     sealed: set[str] = field(default_factory=set)
 
@@ -77,7 +78,7 @@ class Corpus:
                 Example(
                     id=row["id"],
                     talk=row["talk"],
-                    utterance=decode_audio(row["audio"]["bytes"], row["id"]) if self.heard else row["en"],
+                    utterance=decode_audio(row["audio"]["bytes"], row["id"]) if self.heard else row.get("en") or "",
                     references={code: row[code] for code in self.languages},
                     prompt=row.get("prompt") or None,
                     english=row.get("en") or None,
@@ -139,14 +140,6 @@ class Corpus:
             return False
 
 
-def has_audio(folder: Path) -> bool:
-    """Whether the report role of a folder has audio; of what cannot be read it is taken to have some."""
-    try:
-        return "audio" in pq.read_schema(folder / "report.parquet").names
-    except (pa.ArrowException, OSError):
-        return True
-
-
 def fingerprint_of(folder: Path) -> str:
     """A hash of the bytes of every role in a folder, audio of whole talks included."""
     digest = hashlib.sha256()
@@ -173,10 +166,12 @@ def _joined(examples: Sequence[Example]) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values()), *, heard: bool = True) -> Corpus:
+def open_corpus(
+    folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values()), *, heard: bool | None = True
+) -> Corpus:
     """The corpus in a folder, checked through: columns, references and audio of each role; no talk may have two roles.
 
-    Where utterances are not `heard` the English text is read in place of audio.
+    Where utterances are not `heard` the English text is read in place of audio; None asks for references alone.
 
     Raises UserError naming file and utterance. What is read for the check is forgotten: no role counts as opened.
     """
@@ -200,9 +195,9 @@ def open_corpus(folder: Path, languages: Sequence[str] = tuple(DIRECTIONS.values
     return Corpus(folder, tuple(languages), heard)
 
 
-def _rows(path: Path, languages: Sequence[str], *, heard: bool) -> list[dict[str, Any]]:
+def _rows(path: Path, languages: Sequence[str], *, heard: bool | None) -> list[dict[str, Any]]:
     """The rows of a role's file, every column and reference checked to be there; audio stays encoded."""
-    texts = ["id", "talk", *([] if heard else ["en"]), *languages]
+    texts = ["id", "talk", *(["en"] if heard is False else []), *languages]
     columns = [*texts, "audio"] if heard else texts
     try:
         found = pq.read_schema(path).names

@@ -12,8 +12,8 @@ from space.files import write_whole
 class KeptTexts:
     """Texts by name in a file, whose first line is the key of what makes them; those of another key are dropped.
 
-    A line that a kill left half written is dropped, too. Processes that make texts of one key may share a file: each
-    adds its own, and a file that another has dropped is begun anew.
+    A line that a kill left half written is dropped, too. Processes that make texts of one key may share a file: what
+    one of them loses of another's is made again.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -41,10 +41,13 @@ class KeptTexts:
         """Keeps texts at once; the first time the file is written anew as a whole, without what was torn."""
         new = dict(zip(names, texts, strict=True))
         self.texts |= new
-        if self._begun and self._path.exists():
+        there = self._path.exists()
+        if self._begun and there:
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(_line(name, text) for name, text in new.items())
             return
+        if there:
+            self.texts = self._read() | self.texts
         lines = [json.dumps(self._key) + "\n", *(_line(name, text) for name, text in self.texts.items())]
         write_whole(self._path, "".join(lines), shared=True)
         self._begun = True

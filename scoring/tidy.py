@@ -6,31 +6,51 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# "The German translation is:", "Sure, here is the translation into Chinese:", "Die Übersetzung lautet:"; and Chinese.
-_LANGUAGE = r"(?:german|chinese|mandarin)"
-_TRANSLATION = rf"""
-    (?:here(?:'s|\ is)\s+)?(?:the\s+)?(?:{_LANGUAGE}\s+)?translation
-    (?:\s+(?:
-        of\s+(?:["'“„«「][^"'”“»」]{{0,300}}["'”“»」]|[^:："'“„«「]{{0,60}})
-        | (?:(?:in)?to|in)\s+{_LANGUAGE}
+# What a translation into a language may be called in English.
+_NAMES = {"de": "german", "zh": r"(?:mandarin\ )?chinese|mandarin"}
+# "The German translation is:", "Sure, here is the translation into Chinese:"; white space is single.
+_ENGLISH = r"""
+    (?:here(?:'s|\ is)\ )?(?:the\ )?(?:(?:{name})\ )?translation
+    (?:\ (?:
+        of\ (?:["'“„«「][^"'”“»」]{{0,300}}["'”“»」]|[^:："'“„«「]{{0,60}})
+        | (?:(?:in)?to|in)\ (?:{name})
     ))?
     """
-_PREAMBLE = re.compile(
-    rf"""^\s*\*{{0,2}}(?:(?:sure|certainly|of\ course|okay|ok)[,.!]?\s+)?
-    (?:
+# "Die Übersetzung lautet", "Auf Deutsch"; "这句话翻译成中文是", "翻译";
+# but for "Übersetzung" and "语音翻译", which begin titles, too.
+_OWN = {
+    "de": r"""
+        (?:die\ )?deutsche\ übersetzung(?:\ (?:lautet|ist))?
+        | (?:die\ )?übersetzung(?:\ (?:ins\ deutsche|auf\ deutsch))(?:\ (?:lautet|ist))?
+        | (?:die\ )?übersetzung\ (?:lautet|ist)
+        | auf\ deutsch
+        """,
+    "zh": r"""
+        这[段句]?(?:话|语音|音频|录音)的?(?:中文|汉语)?的?翻译(?:[成为](?:中文|汉语))?(?:是|为|如下)?
+        | (?:(?:话|语音|音频|录音)的?)?(?:中文|汉语)的?翻译(?:是|为|如下)?
+        | 翻译(?:[成为](?:中文|汉语))?(?:是|为|如下)?
+        """,
+}
+
+
+def _preamble(language: str) -> re.Pattern[str]:
+    translation = _ENGLISH.format(name=_NAMES[language])
+    return re.compile(
+        rf"""^(?P<bold>\*\*)?(?:(?:sure|certainly|of\ course|okay|ok)[,.!]?\ )?
         (?:
-            {_TRANSLATION}(?:\s+(?:is|reads|would\ be))?(?:\s+as\s+follows)?
-            | the\s+(?:speech|audio|sentence|text)\s+in\s+{_LANGUAGE}\s+(?:is|reads)
-            | (?:in\s+)?{_LANGUAGE}
-            | (?:die\s+)?(?:deutsche\s+)?übersetzung(?:\s+(?:ins\s+deutsche|auf\s+deutsch))?(?:\s+(?:lautet|ist))?
-            | auf\s+deutsch
-            | (?:这?[段句]?(?:话|语音|音频|录音)的?)?(?:中文|汉语|德语)?的?翻译
-              (?:[成为](?:中文|汉语|德语))?(?:是|为|如下)?
-        )\s*[:：]\s*\*{{0,2}}\s*
-        | {_TRANSLATION}\s+(?:is|reads)\s+(?=["'“„«「『‘].*["'”“»」』’]$)
-    )""",
-    re.IGNORECASE | re.VERBOSE,
-)
+            (?:
+                {translation}(?:\ (?:is|reads|would\ be))?(?:\ as\ follows)?
+                | the\ (?:speech|audio|sentence|text)\ in\ (?:{_NAMES[language]})\ (?:is|reads)
+                | (?:in\ )?(?:{_NAMES[language]})
+                | {_OWN[language]}
+            )\ ?(?(bold)(?:\*\*\ ?[:：]|[:：]\ ?\*\*)|[:：])\ ?
+            | {translation}\ (?:is|reads)\ (?=["'“„«「『‘].*["'”“»」』’]$)
+        )""",
+        re.IGNORECASE | re.VERBOSE,
+    )
+
+
+_PREAMBLES = {language: _preamble(language) for language in _NAMES}
 # What a mark that opens may be closed by.
 _QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“”", "«": "»", "»": "«", "「": "」", "『": "』", "‘": "’", "‚": "‘’"}
 
@@ -48,15 +68,16 @@ class Tidied:
     quotes: int
 
 
-def tidied(texts: Sequence[str]) -> Tidied:
+def tidied(texts: Sequence[str], language: str) -> Tidied:
     """Preambles and quotation marks around a whole text are taken off, white space is single; nothing else changes.
 
-    A text that is nothing but a preamble stays: it may be the translation.
+    Of texts in a `language` what may belong to a translation into it stays. A text that is nothing but a preamble
+    stays, too: it may be the translation.
     """
     found, preambles, quotes = [], 0, 0
     for text in texts:
         plain = " ".join(text.split())
-        without = _PREAMBLE.sub("", plain, count=1) or plain
+        without = _PREAMBLES[language].sub("", plain, count=1) or plain
         bare = _unquoted(without)
         preambles += without != plain
         quotes += bare != without
@@ -65,8 +86,8 @@ def tidied(texts: Sequence[str]) -> Tidied:
 
 
 def _unquoted(text: str) -> str:
-    """Without one pair of marks that enclose all of it, if the same marks are not within."""
+    """Without one pair of marks that enclose all of it, if none of their kind is within."""
     if len(text) < 3 or text[-1] not in _QUOTES.get(text[0], ""):
         return text
     inside = text[1:-1]
-    return text if {text[0], text[-1]} & set(inside) else inside.strip()
+    return text if {text[0], *_QUOTES[text[0]]} & set(inside) else inside.strip()

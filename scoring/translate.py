@@ -64,7 +64,7 @@ def translate(
             progress(len(part))
     if not converses(processor):
         return texts
-    tidy = tidied(texts)
+    tidy = tidied(texts, language)
     if taken_off is not None:
         taken_off.update({PREAMBLES: tidy.preambles, QUOTES: tidy.quotes})
     return tidy.texts

@@ -15,7 +15,7 @@ from rich.console import Console
 from compress.checkpoint import folder_bytes, is_checkpoint, load_translator
 from corpora.audio import HEARD_SECONDS
 from corpora.readings import text_lines
-from corpora.roles import DIRECTIONS, has_audio, open_corpus
+from corpora.roles import DIRECTIONS, open_corpus
 from models.devices import PLAIN, Compute, computing
 from models.loading import load_source, read_layout
 from scoring.comet import Comet
@@ -26,6 +26,7 @@ from search.exam import GOLD, Exam
 from search.rating import leads_of
 from search.settings import check_directions, model_fingerprint
 from space.errors import UserError
+from space.files import sweep
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ def run_evaluation(settings: EvaluationSettings, console: Console) -> dict[str, 
         raise UserError(f"{missing[0]}: no such folder or file; give the folder of a model, or a file of hypotheses")
     if settings.figures and not folders:
         raise UserError("--figures: are of models; give the folder of one")
-    if folders:
-        _check_kept(settings.kept)
-    heard = _all_hear(folders) if folders else has_audio(settings.data)
+    heard = _all_hear(folders) if folders else None
     languages = [DIRECTIONS[direction] for direction in settings.directions]
     corpus = open_corpus(settings.data, languages, heard=heard)
     comet = Comet(settings.comet, settings.comet_env) if settings.comet else None
@@ -83,6 +82,8 @@ def run_evaluation(settings: EvaluationSettings, console: Console) -> dict[str, 
             console,
         )
         exam.check([settings.role])
+        if folders:
+            _check_kept(settings.kept)
         kept: list[KeptTexts] = []
         with computing(settings.compute):
             found = [
@@ -99,11 +100,11 @@ def run_evaluation(settings: EvaluationSettings, console: Console) -> dict[str, 
 
 
 def _check_kept(folder: Path) -> None:
-    """Raises UserError where translations on the way could not be kept, before there are any."""
+    """Raises UserError where translations on the way could not be kept, before there are any; drops torn ones."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            sweep(folder)
     except OSError as error:
         raise UserError(f"--kept {folder}: cannot be written ({error.strerror}); give another folder") from error
 
@@ -166,13 +167,15 @@ def _hypotheses(path: Path, exam: Exam, role: str) -> tuple[dict[str, list[str]]
     The direction stands in the file's name, or is the only one asked for. A file does not say where a talk of it ends,
     so all talks are aligned at once.
     """
-    named = [direction for direction in DIRECTIONS if re.search(rf"(?<![^\W_]){direction}(?![^\W_])", path.name)]
-    asked = ",".join(exam.directions)
-    if len(named) > 1 or not (named or len(exam.directions) == 1):
-        raise UserError(f"{path}: of which direction? give --langs {exam.directions[0]}, or name it so")
-    if named and named[0] not in exam.directions:
+    bounded = r"(?<![^\W_]){}(?![^\W_])"
+    named = [d for d in DIRECTIONS if re.search(bounded.format(d), path.name, re.IGNORECASE)]
+    meant = [d for d in exam.directions if d in named or not named]
+    if not meant:
+        asked = ",".join(exam.directions)
         raise UserError(f"{path}: is {named[0]} by its name, and --langs is {asked}; give --langs {named[0]}")
-    direction = (named or list(exam.directions))[0]
+    if len(meant) > 1:
+        raise UserError(f"{path}: of which direction? give --langs {meant[0]}, or name it so")
+    (direction,) = meant
     lines = text_lines(path, "hypotheses")
     if not any(line.strip() for line in lines):
         raise UserError(f"{path}: has no text; give a file with a hypothesis a line")

@@ -84,7 +84,7 @@ class Exam:
             raise UserError(f"--segment-seconds: gold segments are what they are; give --segments {VAD}, too")
         if self.segments == VAD:
             if not self.corpus.heard:
-                raise UserError(f"--segments {VAD}: is for models that hear; data are read here; give {GOLD}")
+                raise UserError(f"--segments {VAD}: is for models that hear; nothing is heard here; give {GOLD}")
             resegmenter()
             segmentation(self.segment_seconds)
         if self.comet is not None:
@@ -119,9 +119,11 @@ class Exam:
 
     def translations(self, model: Any, processor: Any, role: str, kept: KeptTexts | None = None) -> Translations:
         """What a model makes of a role's utterances in their order, what is `kept` among them."""
-        talks = self.corpus.talks(role) if self.segments == VAD else []
-        segments = [_segments(talk, self.segment_seconds) for talk in talks]
-        heard = [segment for found in segments for segment in found] if talks else self.corpus.examples(role)
+        heard, talks = self.corpus.examples(role), list[Talk]()
+        if self.segments == VAD:
+            talks, longest = self.corpus.talks(role), self.of(processor).segment_seconds
+            segments = [_segments(talk, longest) for talk in talks]
+            heard = [segment for found in segments for segment in found]
         texts: dict[str, list[str]] = {}
         taken_off: dict[str, dict[str, int]] = {}
         for direction in self.directions:
@@ -142,8 +144,9 @@ class Exam:
                 taken_off[direction] = {**counts, "texts": len(heard)}
         if self.segments == VAD:
             # talks may take turns in the data
+            nth = {talk.name: n for n, talk in enumerate(talks)}
             names = [example.talk for example in self.corpus.examples(role)]
-            places = [place for talk in talks for place, name in enumerate(names) if name == talk.name]
+            places = sorted(range(len(names)), key=lambda place: nth[names[place]])
             for direction, made in texts.items():
                 found = dict(zip(places, _as_referenced(made, talks, segments, direction), strict=True))
                 texts[direction] = [found[place] for place in range(len(names))]

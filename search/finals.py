@@ -145,6 +145,7 @@ def _summary(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, An
         "data": str(job.settings.data),
         "condition": job.settings.condition,
         "segments": job.exam.segments,
+        "beams": job.exam.beams,
         "utterances": len(job.exam.corpus.examples("report")),
         "chosen_by": job.exam.criterion,
         **_trials(job),
@@ -167,10 +168,10 @@ def _summary(job: Job, finals: Sequence[Finals], seconds: float) -> dict[str, An
 def _adapted(job: Job) -> str | None:
     """How the source was trained on the task before, in words."""
     found = adaptation_of(job.source.folder)
-    if found is None:
+    if found is None or not found["best_step"]:  # nothing helped: the model is as it was
         return None
-    data = "the same data" if found.get("data") == job.exam.data else "other data"
-    return f"{found.get('method')}, {found.get('steps')} steps, on {data}"
+    data = "the same data" if found["data"] == job.exam.data else "other data"
+    return f"{found['method']}, {found['best_step']} steps, on role {found['role']} of {data}"
 
 
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

@@ -79,13 +79,15 @@ def adaptation_of(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"--model {folder}: {ADAPTED} is damaged ({first_line(error)}); adapt it anew") from error
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or not found.keys() >= {"method", "best_step", "role", "data"}:
+        raise UserError(f"--model {folder}: {ADAPTED} is damaged (it lacks what an adaptation says); adapt it anew")
+    return found
 
 
 def _check_adapted(folder: Path, data: str, condition: str) -> None:
     """Raises UserError for a model that was adapted to other data than the constrained condition's."""
     adapted = adaptation_of(folder)
-    if condition == CONSTRAINED and adapted is not None and adapted.get("data") != data:
+    if condition == CONSTRAINED and adapted is not None and adapted["data"] != data:
         raise UserError(
             f"--model {folder}: was adapted to other data than --data has, which --condition {CONSTRAINED} does not "
             "allow; adapt it to these, or give the model it was made of"

@@ -45,9 +45,9 @@ _OF_RESULTS = {"bytes_on_disk", "parameters", "scores", "translations"}
 class SubmitSettings:
     """The options of ``launch.py submit``. Trials are numbers, or STUDY:NUMBER where there are several studies.
 
-    Without a `primary` of a study its champion is that, or, of a study over all sizes, the best of its front in each
-    bin, unless another study's stands for the bin. With `figures` what translating costs is measured here, for the
-    message.
+    A study's champion is a primary unless a `primary` of the study is named; of a study over all sizes the best of its
+    front in each bin is, unless another trial is named for the bin, or another study's champion stands for it. With
+    `figures` what translating costs is measured here, for the message.
     """
 
     studies: tuple[str, ...]
@@ -69,10 +69,10 @@ def run_submission(settings: SubmitSettings) -> dict[str, Any]:
     check_user(settings.user)
     if not settings.studies or len(set(settings.studies)) != len(settings.studies):
         raise UserError("--study: name each study once")
-    if path := next((text for text in settings.studies if Path(text).name != text), None):
+    if path := next((text for text in settings.studies if Path(text).name != text or text.startswith(".")), None):
         raise UserError(f"--study {path}: a study's name is one folder name; where studies are is --root")
-    if settings.out.is_file():
-        raise UserError(f"--out {settings.out}: is a file; give a folder")
+    if any(path.is_file() for path in (settings.out, *settings.out.parents)):
+        raise UserError(f"--out {settings.out}: is a file, or below one; give a folder")
     summaries = {name: _summary(settings.root / name) for name in settings.studies}
     conditions = {summary["condition"] for summary in summaries.values()}
     if len(conditions) > 1:
@@ -86,18 +86,21 @@ def run_submission(settings: SubmitSettings) -> dict[str, Any]:
     }
     if len(counts) > 1 or len(data) > 1:
         raise UserError("--study: studies were reported on different data; submit them apart")
+    chosen = _chosen(settings, summaries)
     submission = Submission(
         user=settings.user,
         institute=settings.institute or settings.user,
         contact=settings.contact,
         email=settings.email,
         condition=conditions.pop(),
-        systems=_systems(settings, summaries),
+        systems=tuple(one.system for one in chosen),
         utterances=counts.pop(),
         form=settings.form,
         empty_as=settings.empty_as,
     )
     files, mended = files_of(submission)
+    systems = [replace(one.system, details=_details_of(one, settings, summaries[one.study])) for one in chosen]
+    submission = replace(submission, systems=tuple(systems))
     archive = settings.out / f"{settings.user}.tar.gz"
     message = message_of(submission, mended)
     write_archive(archive, files)
@@ -124,9 +127,24 @@ def _summary(folder: Path) -> dict[str, Any]:
         raise UserError(f"--study {folder.name}: {path} is not there; let the search finish, or give --root") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged; {_AGAIN}, which writes it anew") from error
-    if not isinstance(summary, dict) or not summary.keys() >= _OF_SUMMARIES or summary["units"] not in UNITS:
+    if not _is_whole(summary):
         raise UserError(f"{path} is of an earlier version; {_AGAIN}, which writes it anew")
     return summary
+
+
+def _is_whole(summary: Any) -> bool:
+    """Whether a summary has what a submission is made of."""
+    if not isinstance(summary, dict) or not summary.keys() >= _OF_SUMMARIES:
+        return False
+    rows = [*summary["finalists"], *summary["baselines"], *(summary.get("front") or [])]
+    if summary["champion"] is not None:
+        rows.append(summary["champion"])
+    return (
+        str(summary["units"]) in UNITS
+        and all(isinstance(summary[name], dict) for name in ("source", "signatures"))
+        and "bytes" in summary["source"]
+        and all(isinstance(row, dict) and row.keys() >= {"trial", "bytes_on_disk"} for row in rows)
+    )
 
 
 def _data_of(signatures: Sequence[str]) -> tuple[str, ...]:
@@ -139,7 +157,20 @@ def _said_of(signatures: Sequence[str]) -> tuple[str, ...]:
     return (*_data_of(signatures), *(text for text in signatures if text.startswith("segments|")))
 
 
-def _systems(settings: SubmitSettings, summaries: Mapping[str, Mapping[str, Any]]) -> tuple[System, ...]:
+@dataclass(frozen=True)
+class _Chosen:
+    """What goes out: a study's trial, as a system without details."""
+
+    study: str
+    trial: int
+    system: System
+
+    @property
+    def name(self) -> str:
+        return f"{self.study}:{self.trial}"
+
+
+def _chosen(settings: SubmitSettings, summaries: Mapping[str, Mapping[str, Any]]) -> list[_Chosen]:
     """Primaries first; contrastives of a language and bin numbered in the order they were given."""
     primaries = [_named(text, "--primary", settings) for text in settings.primary]
     contrastives = [_named(text, "--contrastive", settings) for text in settings.contrastive]
@@ -147,49 +178,47 @@ def _systems(settings: SubmitSettings, summaries: Mapping[str, Mapping[str, Any]
     if twice := [f"{study}:{trial}" for study, trial in named if named.count((study, trial)) > 1]:
         raise UserError(f"{twice[0]} is named twice by --primary and --contrastive; name each trial once")
 
-    def system(study: str, trial: int, kind: str) -> System:
-        return _system(settings, summaries[study], study, trial, kind)
+    def chosen(study: str, trial: int, kind: str) -> _Chosen:
+        return _Chosen(study, trial, _system(settings, summaries[study], study, trial, kind))
 
-    found = [(f"{study}:{trial}", system(study, trial, PRIMARY)) for study, trial in primaries]
-    singles = [name for name in summaries if not summaries[name].get("front") and name not in dict(primaries)]
-    fronts = [name for name in summaries if summaries[name].get("front")]
+    found = [chosen(study, trial, PRIMARY) for study, trial in primaries]
+    fronts = [name for name, summary in summaries.items() if summary.get("front")]
+    singles = [name for name in summaries if name not in {*fronts, *(study for study, _ in primaries)}]
     # what a front has for a bin gives way to what is named for it, and to the champion of a study of that bin
     for group in (singles, fronts):
-        taken = {place for _, one in found for place in _places(one)}
+        taken = {place for one in found for place in _places(one.system)}
         for name in group:
-            best = {trial: system(name, trial, PRIMARY) for trial in _best(name, summaries[name], named)}
-            free = [
-                (f"{name}:{trial}", left) for trial, one in best.items() if (left := _without(one, taken)).hypotheses
-            ]
-            if best and not free and name not in dict(named):
-                trial = min(best)
+            best = [chosen(name, trial, PRIMARY) for trial in _best(name, summaries[name], named)]
+            free = [left for one in best if (left := _without(one, taken)).system.hypotheses]
+            if best and not free and name not in {study for study, _ in named}:
                 raise UserError(
                     f"--study {name}: other studies have the primary of each of its bins; leave the study out, or give "
-                    f"--contrastive {name}:{trial}"
+                    f"--contrastive {best[0].name}"
                 )
             found += free
     _check_apart(found)
-    kinds = [system(study, trial, CONTRASTIVE) for study, trial in contrastives]
-    return (*(one for _, one in found), *_numbered(kinds))
+    return [*found, *_numbered([chosen(study, trial, CONTRASTIVE) for study, trial in contrastives])]
 
 
-def _without(system: System, taken: Set[tuple[int, str]]) -> System:
-    """A system with the languages that nothing else is primary of in its bin."""
+def _without(chosen: _Chosen, taken: Set[tuple[int, str]]) -> _Chosen:
+    """With the languages that nothing else is primary of in its bin."""
+    system = chosen.system
     left = {d: texts for d, texts in system.hypotheses.items() if (system.bin, d) not in taken}
-    return replace(system, hypotheses=left)
+    return replace(chosen, system=replace(system, hypotheses=left))
 
 
-def _check_apart(primaries: Sequence[tuple[str, System]]) -> None:
+def _check_apart(primaries: Sequence[_Chosen]) -> None:
     """Raises UserError where two trials are primary of one language and bin."""
     of_place: dict[tuple[int, str], str] = {}
-    for name, system in primaries:
-        for direction in system.hypotheses:
-            other = of_place.setdefault((system.bin, direction), name)
-            if other != name:
+    for one in primaries:
+        for direction in one.system.hypotheses:
+            place = one.system.bin, direction
+            if place in of_place:
                 raise UserError(
-                    f"{other} and {name} are both primary of {direction} in bin {system.bin}; one --primary for each "
-                    "language and bin, the others are --contrastive"
+                    f"{of_place[place]} and {one.name} are both primary of {direction} in bin {one.system.bin}; one "
+                    "--primary for each language and bin, the others are --contrastive"
                 )
+            of_place[place] = one.name
 
 
 def _places(system: System) -> set[tuple[int, str]]:
@@ -197,14 +226,15 @@ def _places(system: System) -> set[tuple[int, str]]:
     return {(system.bin, direction) for direction in system.hypotheses}
 
 
-def _numbered(contrastives: Sequence[System]) -> list[System]:
+def _numbered(contrastives: Sequence[_Chosen]) -> list[_Chosen]:
     """Contrastives with their numbers, from 1 in each place; a system has one for all its languages."""
     counts: dict[tuple[int, str], int] = {}
     found = []
-    for system in contrastives:
-        number = 1 + max(counts.get(place, 0) for place in _places(system))
-        counts |= dict.fromkeys(_places(system), number)
-        found.append(replace(system, kind=f"{CONTRASTIVE}{number}"))
+    for one in contrastives:
+        places = _places(one.system)
+        number = 1 + max(counts.get(place, 0) for place in places)
+        counts |= dict.fromkeys(places, number)
+        found.append(replace(one, system=replace(one.system, kind=f"{CONTRASTIVE}{number}")))
     return found
 
 
@@ -217,7 +247,7 @@ def _best(name: str, summary: Mapping[str, Any], named: Sequence[tuple[str, int]
         raise UserError(f"--study {name}: no trial of it was complete; search on, with more --trials")
     left = [row for row in rows if (name, row["trial"]) not in named]
     # a front's later rows are larger and better
-    return list({_bin_of(row, summary) if summary.get("front") else None: int(row["trial"]) for row in left}.values())
+    return list({_bin_of(row, summary): int(row["trial"]) for row in left}.values())
 
 
 def _bin_of(row: Mapping[str, Any], summary: Mapping[str, Any]) -> int | None:
@@ -264,18 +294,27 @@ def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, tr
             f"{folder / 'model'}: {weight:,} bytes are in bin {number}, and the study is of bin {summary['bin']}; "
             f"{_AGAIN} under another --study"
         )
-    hypotheses = result["translations"]
+    return System(number, kind, result["translations"], weight, result["parameters"], techniques(layout, plan))
+
+
+def _details_of(chosen: _Chosen, settings: SubmitSettings, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the message says besides of a system that goes out."""
+    folder = settings.root / chosen.study / "finalists" / f"trial-{chosen.trial}"
+    layout, plan = read_plan(folder / "model")
+    system, all_scores = chosen.system, _result(folder / RESULT, summary)["scores"]
+    scores = {direction: all_scores[direction] for direction in system.hypotheses if direction in all_scores}
+    adapted = summary["source"].get("adapted")
     details = [
         *_scaled(layout.source_bytes),
-        *_elsewhere(weight, number, layout.source_bytes, UNITS[summary["units"]]),
+        *_elsewhere(system.storage_bytes, system.bin, layout.source_bytes, UNITS[summary["units"]]),
         f"data: {Path(summary['data']).name}; calibrated{' and healed' if plan.heal.steps else ''} on its role "
         "calibrate, searched on proxy, chosen on select; scores are on report, which the search does not see",
-        *([f"the source was adapted first: {adapted}"] if (adapted := summary["source"].get("adapted")) else []),
-        *_details(result["scores"]),
+        *([f"the source was adapted first: {adapted}"] if adapted else []),
+        *_details(scores),
     ]
     if settings.figures:
-        details += _figures(folder / "model", summary, hypotheses)
-    return System(number, kind, hypotheses, weight, result["parameters"], techniques(layout, plan), tuple(details))
+        details += _figures(folder / "model", summary, system.hypotheses)
+    return tuple(details)
 
 
 def _result(path: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,7 +355,14 @@ def _figures(model: Path, summary: Mapping[str, Any], hypotheses: Mapping[str, S
     loaded, processor = load_translator(model)
     heard = read_layout(model).encoder is not None
     corpus = open_corpus(Path(summary["data"]), [DIRECTIONS[direction]], heard=heard)
-    found = figures_of(loaded, processor, corpus.examples("report"), DIRECTIONS[direction], batch_size=_BATCH_SIZE)
+    found = figures_of(
+        loaded,
+        processor,
+        corpus.examples("report"),
+        DIRECTIONS[direction],
+        batch_size=_BATCH_SIZE,
+        beams=summary.get("beams", 1),
+    )
     return [f"{name}: {figure['value']:,} ({figure['method']})" for name, figure in found.items()]
 
 

@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from scoring.tidy import tidied
 
 
+def language_of(text: str) -> str:
+    return "zh" if any("\u4e00" <= one <= "\u9fff" for one in text) else "de"
+
+
 @pytest.mark.parametrize(
     ("said", "kept"),
     [
@@ -20,6 +24,8 @@ from scoring.tidy import tidied
         ("Die Übersetzung lautet: Ja.", "Ja."),
         ("Translation: Ja.", "Ja."),
         ("**Translation:** Ja.", "Ja."),
+        ("**Translation**: **Ja.**", "**Ja.**"),
+        ("Translation: **Ja.**", "**Ja.**"),
         ("German: Ja.", "Ja."),
         ("The translation is 'Ja.'", "Ja."),
         ("The speech in German is: 'Ja.'", "Ja."),
@@ -34,7 +40,7 @@ from scoring.tidy import tidied
     ],
 )
 def test_preambles_and_quotes_go(said: str, kept: str) -> None:
-    assert tidied([said]).texts == [kept]
+    assert tidied([said], language_of(said)).texts == [kept]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,14 @@ def test_preambles_and_quotes_go(said: str, kept: str) -> None:
         "The translation of 'don't stop: a song' is hard.",
         "The translation is 'good', they say.",
         "Das Deutsche: ein Überblick.",
+        "Mandarin: 1,1 Milliarden Sprecher.",
+        "In Mandarin: eine Milliarde.",
+        "Übersetzung: ein schweres Problem.",
+        "„A“ und “B”",
+        "„Nein“, sagte “er”",
+        "‚Nein‘, sagte Hans’",
+        "语音翻译：一项新任务。",
+        "的翻译：困难。",
         "话说翻译：一个难题。",
         "„Aufmerksamkeit“ heißt „Attention“",
         '"Ja" oder "Nein"',
@@ -55,16 +69,16 @@ def test_preambles_and_quotes_go(said: str, kept: str) -> None:
     ],
 )
 def test_what_belongs_to_a_translation_stays(said: str) -> None:
-    assert tidied([said]).texts == [said]
+    assert tidied([said], language_of(said)).texts == [said]
 
 
 def test_what_was_taken_off_is_counted() -> None:
-    found = tidied(["Translation: „Ja.“", '"Nein."', "Vielleicht."])
+    found = tidied(["Translation: „Ja.“", '"Nein."', "Vielleicht."], "de")
     assert found.texts == ["Ja.", "Nein.", "Vielleicht."]
     assert (found.preambles, found.quotes) == (1, 2)
 
 
-@given(st.text())
-def test_texts_are_of_one_line_and_part_of_what_was_said(said: str) -> None:
-    (found,) = tidied([said]).texts
+@given(st.text(), st.sampled_from(("de", "zh")))
+def test_texts_are_of_one_line_and_part_of_what_was_said(said: str, language: str) -> None:
+    (found,) = tidied([said], language).texts
     assert found in " ".join(said.split())

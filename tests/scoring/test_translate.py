@@ -115,6 +115,15 @@ def test_what_was_kept_outlives_a_disk_that_is_full(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_processes_of_one_key_add_to_each_others_texts(tmp_path: Path) -> None:
+    path = tmp_path / "on-the-way.jsonl"
+    first, second = (KeptTexts(path, "a key") for _ in range(2))
+    first.keep(["de 0"], ["Ja."])
+    second.keep(["de 1"], ["Nein."])
+    first.keep(["de 2"], ["Doch."])
+    assert KeptTexts(path, "a key").texts == {"de 0": "Ja.", "de 1": "Nein.", "de 2": "Doch."}
+
+
 def test_what_another_process_is_done_with_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "on-the-way.jsonl"
     mine, other = (KeptTexts(path, "a key") for _ in range(2))

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -88,9 +89,14 @@ def test_lines_end_with_line_feeds_alone(here: Path, tmp_path: Path, capsys: pyt
 def test_files_are_scored_where_there_is_no_audio(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_roles(tmp_path, (2, 2, 2, 6), ["id", "talk", "en", "de", "zh"])
-    assert launch.main(["evaluate", "worse.en-de.txt", "--data", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["scores"] != {}
+    for columns in (["id", "talk", "en", "de", "zh"], ["id", "talk", "de", "zh"]):
+        write_roles(tmp_path, (2, 2, 2, 6), columns)
+        # the direction that is asked for, of those that the name may mean
+        for name in ("worse.en-de.txt", "not-en-zh.EN-DE.txt"):
+            shutil.copy("worse.en-de.txt", tmp_path / name)
+            words = ["evaluate", str(tmp_path / name), "--langs", "en-de", "--data", str(tmp_path), "--json"]
+            assert launch.main(words) == 0
+            assert list(json.loads(capsys.readouterr().out)["scores"]) == ["en-de"]
     assert launch.main(["evaluate", "model", "--data", str(tmp_path), "--json"]) == 2
     assert "no column audio" in capsys.readouterr().err
 
@@ -109,7 +115,8 @@ def test_whole_talks_keep_the_order_of_the_data(here: Path, tmp_path: Path, monk
     # a talk is one segment, whose translation is perfect
     monkeypatch.setattr("search.exam.speech_segments", lambda samples, _longest: [(0, len(samples))])
     monkeypatch.setattr("search.exam.translate", lambda *_, **__: [" ".join(wanted[0::2]), " ".join(wanted[1::2])])
-    assert exam.translations(None, None, "report").texts == {"en-de": wanted}
+    processor = SimpleNamespace(feature_extractor=SimpleNamespace(chunk_length=30))
+    assert exam.translations(None, processor, "report").texts == {"en-de": wanted}
     assert exam.references("report") == {"en-de": wanted}
 
 

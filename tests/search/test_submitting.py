@@ -220,7 +220,7 @@ def test_what_is_written_is_said_and_the_same_wherever_the_studies_are(
 
 def test_contrastives_have_numbers_in_the_order_given(study: Study, source: Source) -> None:
     size = least(source, 3)
-    study(finalists={7: size, 12: size, 40: size}, champion={"trial": 12})
+    study(finalists={7: size, 12: size, 40: size}, champion={"trial": 12, "bytes_on_disk": 0})
     words = ("--study", "bin3", "--contrastive", "40", "--contrastive", "bin3:7")
     found = {name: text.split("\n")[0] for name, text in submitted(*words).items() if name.startswith("en-de")}
     assert found == {
@@ -270,8 +270,8 @@ def test_studies_of_several_bins_go_into_one_archive(study: Study, source: Sourc
 
 
 def test_two_studies_of_one_bin_need_to_be_told_apart(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
-    study("one", champion={"trial": 12})
-    study("two", champion={"trial": 40})
+    study("one", champion={"trial": 12, "bytes_on_disk": 0})
+    study("two", champion={"trial": 40, "bytes_on_disk": 0})
     both = ("--study", "one", "--study", "two")
     assert "one:12 and two:40 are both primary of en-de in bin 3; one --primary for each" in refused(capsys, *both)
     error = refused(capsys, *both, "--primary", "one:40")
@@ -344,6 +344,8 @@ def test_a_front_has_the_languages_that_nothing_else_is_primary_of(study: Study)
     found = submitted("--study", "bin3", "--study", "pareto")
     assert found["en-de.FBK.Bin3.primary"] == "Ja.\nDas Modell ist klein.\n"
     assert found["en-zh.FBK.Bin3.primary"] == "对。5\n模型很小。5\n"
+    message = Path("submission/message.txt").read_text(encoding="utf-8")
+    assert message.count("    en-de: BLEU") == message.count("    en-zh: BLEU") == 3
 
 
 def test_two_fronts_need_to_be_told_apart(
@@ -393,7 +395,11 @@ def test_a_study_without_a_complete_trial_has_nothing_to_submit(
             "bin3:12 and bin3:40 are both primary of en-de in bin 3",
         ),
         (("--study", "./bin3"), "--study ./bin3: a study's name is one folder name; where studies are is --root"),
-        (("--study", "bin3", "--out", "studies/bin3/summary.json"), "summary.json: is a file; give a folder"),
+        (
+            ("--study", "bin3", "--out", "studies/bin3/summary.json"),
+            "summary.json: is a file, or below one; give a folder",
+        ),
+        (("--study", ".."), "--study ..: a study's name is one folder name"),
         (("--study", "bin3", "--user", "F K"), "--user 'F K': letters, digits, - and _ only"),
         (("--study", "bin3", "--email", ""), "--email '': one line of text"),
         (("--study", "bin3", "--empty-as", "\n"), "--empty-as '\\n': one line of text"),
@@ -449,6 +455,11 @@ def _with(place: int, text: str) -> dict[str, list[str]]:
         (_result(scores=None), "result.json has no scores and translations of the report role yet; run the search's"),
         (_result(translations={}), "result.json has no scores and translations of the report role yet; run"),
         (lambda folder: change(folder / "summary.json", units="x"), "summary.json is of an earlier version"),
+        (lambda folder: change(folder / "summary.json", units=["x"]), "summary.json is of an earlier version"),
+        (lambda folder: change(folder / "summary.json", source=[]), "summary.json is of an earlier version"),
+        (lambda folder: change(folder / "summary.json", signatures=[]), "summary.json is of an earlier version"),
+        (lambda folder: change(folder / "summary.json", champion={}), "summary.json is of an earlier version"),
+        (lambda folder: change(folder / "summary.json", front=[{}]), "summary.json is of an earlier version"),
         (_result(translations=None), "result.json has no scores and translations of the report role yet; run"),
         (_result(bytes_on_disk=1), "bytes, not the 1 it was scored with; run the search's command again"),
         (_result(scores=scores_of("segments|whole talks")), "is of other data or segments than summary.json"),

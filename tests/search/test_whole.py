@@ -20,6 +20,7 @@ from tests import comet as standing
 from tests.acl6060 import write_acl6060, write_manifest
 from tests.tiny import write_tiny
 
+ADAPTED = {"method": "lora", "steps": 8, "best_step": 6, "role": "calibrate"}
 SMALL = ("--trials", "3", "--heal-steps", "1", "--trial-heal-steps", "1", "--finalists", "2", "--recombined", "0")
 SUBMIT = ("submit", "--user", "FBK", "--contact", "A. Person", "--email", "a@example.org", "--empty-as", ".")
 
@@ -37,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = open_corpus(
             resolve_data("acl6060:archive", list(DIRECTIONS.values()), Path("studies/data"))
         ).fingerprint()
-        (folder / "model" / "adapted.json").write_text(json.dumps({"method": "lora", "steps": 6, "data": data}))
+        (folder / "model" / "adapted.json").write_text(json.dumps({**ADAPTED, "data": data}))
         assert launch.main(search()) == 0
     return folder
 
@@ -68,7 +69,7 @@ def test_a_constrained_study_says_what_it_is(here: Path) -> None:
     summary = summary_of(here)
     assert summary["condition"] == "constrained"
     assert summary["data"].startswith("studies/data/acl6060-")
-    assert summary["source"]["adapted"] == "lora, 6 steps, on the same data"
+    assert summary["source"]["adapted"] == "lora, 6 steps, on role calibrate of the same data"
     assert (summary["chosen_by"], summary["segments"], summary["utterances"]) == ("chrF", "gold", 4)
     result = result_of(summary, here)
     assert {direction: len(texts) for direction, texts in result["translations"].items()} == dict.fromkeys(
@@ -104,7 +105,7 @@ def test_the_submission_has_the_tasks_names_and_lines(here: Path, capsys: pytest
     )
     assert f"Exact storage size: {result['bytes_on_disk']:,} bytes" in message
     assert f"Number of parameters: {result['parameters']:,}" in message
-    assert "the source was adapted first: lora, 6 steps, on the same data" in message
+    assert "the source was adapted first: lora, 6 steps, on role calibrate of the same data" in message
     first = (here / "submission" / "FBK.tar.gz").read_bytes()
     shutil.rmtree(here / "submission")
     assert launch.main([*SUBMIT, "--study", "bin2"]) == 0
@@ -237,9 +238,13 @@ def test_a_constrained_study_of_a_model_adapted_to_other_data_is_refused(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(here / "model", tmp_path / "adapted")
-    (tmp_path / "adapted" / "adapted.json").write_text(json.dumps({"data": "other"}))
+    (tmp_path / "adapted" / "adapted.json").write_text(json.dumps({**ADAPTED, "data": "other"}))
     assert launch.main([*search("--study", "mine"), "--model", str(tmp_path / "adapted")]) == 2
     assert "was adapted to other data than --data has" in capsys.readouterr().err
+    for damage in ("[4]", "{", '{"data": "x"}'):
+        (tmp_path / "adapted" / "adapted.json").write_text(damage)
+        assert launch.main([*search("--study", "mine"), "--model", str(tmp_path / "adapted")]) == 2
+        assert "adapted.json is damaged" in capsys.readouterr().err
 
 
 def test_a_study_whose_trials_read_the_report_role_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
