@@ -14,7 +14,7 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from search.journal import journal_of, open_journal
@@ -26,6 +26,9 @@ SQLITE = "sqlite:///"
 _DAMAGED = ("malformed", "not a database")
 # A server that was there before is waited for so long, in looks so far apart.
 _AWAY_SECONDS, _LOOK_SECONDS = 120.0, 0.5
+# Others may make the tables of a new database at the same time: what they made is looked at again, so often at
+# most and after so many seconds.
+_MAKERS, _MAKING_SECONDS = 50, 0.02
 # How a session of a database takes a lock that falls with it, by dialect.
 _LOCKS = {
     "postgresql": "SELECT pg_try_advisory_lock({key})",
@@ -66,7 +69,7 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
         {"connect_args": {"timeout": 5}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     )
     try:
-        storage = PlanStorage(_with_driver(url), engine_kwargs=arguments, skip_table_creation=not make)
+        storage = _opened(_with_driver(url), arguments, make)
     except (ArgumentError, NoSuchModuleError, ImportError, RuntimeError, ValueError) as error:
         # of what is no number, which may be a part of a password, nothing is repeated
         reason = "its port is no number" if isinstance(error, ValueError) else first_line(error)
@@ -90,6 +93,20 @@ def storage_of(url: str, *, make: bool = True, driven: str | None = None) -> Ite
         storage.engine.dispose()
         if hold is not None:
             hold.close()
+
+
+def _opened(url: str, arguments: dict[str, Any], make: bool) -> PlanStorage:
+    """Optuna looks which tables there are and makes those that are missing: another may be there in between."""
+    left = _MAKERS
+    while True:
+        try:
+            return PlanStorage(url, engine_kwargs=arguments, skip_table_creation=not make)
+        except DBAPIError as error:
+            theirs = isinstance(error, IntegrityError) or "already exists" in str(error.orig)
+            left -= 1
+            if not (make and theirs and left):
+                raise
+            time.sleep(_MAKING_SECONDS)
 
 
 def _with_driver(url: str) -> str:

@@ -13,6 +13,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 
@@ -23,6 +24,13 @@ class PlanStorage(RDBStorage):
     has a distribution that contradicts, the parameter. Of a trial that is new in this very transaction the first is
     known, and a study's settings say what its space is.
     """
+
+    def __init__(self, url: str, **arguments: Any) -> None:
+        try:
+            super().__init__(url, **arguments)
+        except DBAPIError:
+            self.engine.dispose()  # one that is not taken leaves no connections behind
+            raise
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Session

@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,3 +203,19 @@ def test_a_server_that_is_not_there_is_one_line(command: list[str], server: Serv
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     finish(command, tmp_path)
+
+
+def test_studies_that_begin_at_the_same_time_make_one_database(server: Server) -> None:
+    together = threading.Barrier(4)
+    server.run("createdb", "-h", "127.0.0.1", "-p", f"{server.port}", "-U", "postgres", "new")
+    url = server.url.removesuffix("postgres") + "new"
+
+    def begin(number: int) -> None:
+        together.wait()
+        with storage_of(url, driven=f"bin{number}") as storage:
+            optuna.create_study(storage=storage, study_name=f"bin{number}")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(begin, range(4)))
+    with storage_of(url, make=False) as storage:
+        assert sorted(optuna.get_all_study_names(storage)) == ["bin0", "bin1", "bin2", "bin3"]

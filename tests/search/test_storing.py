@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -12,6 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
+from search.storages import storage_of
 from search.storing import DrivenStorage, PlanStorage
 
 _PLAN = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
@@ -110,3 +113,18 @@ def test_a_write_that_fails_is_looked_up(url: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(optuna.exceptions.StorageInternalError):
         trial.set_user_attr("begun", 1)
     assert study.trials[0].user_attrs == {"begun": 1}
+
+
+def test_studies_that_begin_at_the_same_time_make_one_database(tmp_path: Path) -> None:
+    together = threading.Barrier(4)
+
+    def begin(number: int, url: str) -> None:
+        together.wait()
+        with storage_of(url) as storage:
+            optuna.create_study(storage=storage, study_name=f"bin{number}")
+
+    with ThreadPoolExecutor(4) as threads:
+        for i in range(5):
+            new = f"sqlite:///{tmp_path / f'{i}.db'}"
+            list(threads.map(begin, range(4), [new] * 4))
+            assert sorted(optuna.get_all_study_names(new)) == ["bin0", "bin1", "bin2", "bin3"]

@@ -81,7 +81,7 @@ def test_ctrl_c_lets_the_trials_of_all_workers_end(tmp_path: Path, words: list[s
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and ended(tmp_path) < 3:
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     # as a terminal does: to everyone
     os.killpg(process.pid, signal.SIGINT)
