@@ -28,28 +28,35 @@ def publish_bins(
     Rows have a `bin`, and take the place of those that are alike in what they are told apart `by`; the names of targets
     begin with their bin. Where bins are replaced as a whole so are their targets, else those of the same name.
     """
-    named = {one["name"] for one in targets}
-    bins = {row["bin"] for row in rows} if tuple(by) == ("bin",) else set()
-    kept = (one for one in _earlier(name)["targets"] if _bin_of(one) not in bins and one["name"] not in named)
-    rows = _with_earlier(name, rows, by)
-    publish(name, sorted(rows, key=lambda row: int(row["bin"])), sorted([*targets, *kept], key=_bin_of))
-
-
-def in_order(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows among those published before, in the order of what they are told apart `by`."""
-    return sorted(_with_earlier(name, rows, by), key=lambda row: tuple(row[key] for key in by))
+    _publish_groups("bin", name, rows, targets, by)
 
 
 def publish_seeds(name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> None:
     """Publishes results of some seeds beside what is there of the others, in the order of seeds.
 
-    Rows have a `seed`, whose earlier rows they replace as a whole; the names of targets begin with ``seed N,``.
+    Rows have a `seed`, whose earlier rows and targets they replace; the names of targets begin with their seed.
     """
-    earlier, seeds = _earlier(name), {row["seed"] for row in rows}
-    others = [row for row in earlier["rows"] if row["seed"] not in seeds]
-    begins = tuple(f"seed {seed}," for seed in seeds)
-    kept = [one for one in earlier["targets"] if not one["name"].startswith(begins)]
-    publish(name, sorted([*rows, *others], key=lambda row: int(row["seed"])), [*kept, *targets])
+    _publish_groups("seed", name, rows, targets, ("seed",))
+
+
+def _publish_groups(
+    group: str, name: str, rows: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]], by: Sequence[str]
+) -> None:
+    """`publish_bins` for whatever results are grouped by."""
+    named = {one["name"] for one in targets}
+    whole = {row[group] for row in rows} if tuple(by) == (group,) else set()
+    kept = (one for one in _earlier(name)["targets"] if _number(group, one) not in whole and one["name"] not in named)
+    rows = _with_earlier(name, rows, by)
+    publish(
+        name,
+        sorted(rows, key=lambda row: int(row[group])),
+        sorted([*targets, *kept], key=lambda one: _number(group, one)),
+    )
+
+
+def in_order(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows among those published before, in the order of what they are told apart `by`."""
+    return sorted(_with_earlier(name, rows, by), key=lambda row: tuple(row[key] for key in by))
 
 
 def _with_earlier(name: str, rows: Sequence[dict[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
@@ -64,8 +71,8 @@ def _earlier(name: str) -> dict[str, list[dict[str, Any]]]:
     return json.loads(path.read_text()) if path.exists() else found  # type: ignore[no-any-return]
 
 
-def _bin_of(target: dict[str, Any]) -> int:
-    found = re.match(r"bin (\d+)\b", target["name"])
+def _number(group: str, target: dict[str, Any]) -> int:
+    found = re.match(rf"{group} (\d+)\b", target["name"])
     assert found, target["name"]
     return int(found[1])
 

@@ -59,9 +59,9 @@ class Talk:
 class Corpus:
     """A folder with one parquet file a role; a role is read when first asked for; `opened` tells which were.
 
-    `heard` says whether utterances are audio, or English text for models that read; None is for references alone, and
-    utterances are empty. Who asks for a role that is
-    `sealed` has a mistake in it: what is searched on is never reported on.
+    `heard` says whether utterances are audio, or English text for models that read; None is for texts alone, and there
+    may be no English. Who asks for a role that is `sealed` has a mistake in it: what is searched on is never reported
+    on.
     """
 
     folder: Path

@@ -41,13 +41,11 @@ class KeptTexts:
         """Keeps texts at once; the first time the file is written anew as a whole, without what was torn."""
         new = dict(zip(names, texts, strict=True))
         self.texts |= new
-        there = self._path.exists()
-        if self._begun and there:
+        if self._begun and self._path.exists():
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(_line(name, text) for name, text in new.items())
             return
-        if there:
-            self.texts = self._read() | self.texts
+        self.texts = self._read() | self.texts
         lines = [json.dumps(self._key) + "\n", *(_line(name, text) for name, text in self.texts.items())]
         write_whole(self._path, "".join(lines), shared=True)
         self._begun = True

@@ -103,8 +103,9 @@ def _check_kept(folder: Path) -> None:
     """Raises UserError where translations on the way could not be kept, before there are any; drops torn ones."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         with tempfile.TemporaryFile(dir=folder):
-            sweep(folder)
+            pass
     except OSError as error:
         raise UserError(f"--kept {folder}: cannot be written ({error.strerror}); give another folder") from error
 

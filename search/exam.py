@@ -88,10 +88,9 @@ class Exam:
             resegmenter()
             segmentation(self.segment_seconds)
         if self.comet is not None:
+            texts = Corpus(self.corpus.folder, self.corpus.languages, heard=None)
             for role in roles:
-                with self.corpus.unsealed(role):
-                    self._sources(role)
-                self.corpus.opened.pop(role, None)
+                _english(texts.examples(role))
             _ = self.comet.signature
             self.comet.close()
 
@@ -184,19 +183,9 @@ class Exam:
         """The system's score, 0 to 100 as others are, those of segments, and the signature."""
         if self.comet is None:
             return {}
-        found = self.comet.score(self._sources(role), translations, references)
+        found = self.comet.score(_english(self.corpus.examples(role)), translations, references)
         segments = [round(100 * one, 4) for one in found.segments]
         return {"comet": round(100 * found.system, 2), "segments": segments, "signatures": [self.comet.signature]}
-
-    def _sources(self, role: str) -> list[str]:
-        """What is said in a role's utterances. Raises UserError where that is not known."""
-        examples = self.corpus.examples(role)
-        silent = next((example.id for example in examples if example.english is None), None)
-        if silent is not None:
-            raise UserError(
-                f"--comet: utterance {silent!r} has no English text, which COMET reads; add column en, or go without"
-            )
-        return [example.english or "" for example in examples]
 
     def is_scored(self, scores: Mapping[str, Mapping[str, Any]] | None) -> bool:
         """Whether scores of an earlier run have all that is asked for now."""
@@ -220,6 +209,16 @@ class Exam:
             for place, example in enumerate(self.corpus.examples(role)[:_SAMPLES])
             for direction in self.directions
         ]
+
+
+def _english(examples: Sequence[Example]) -> list[str]:
+    """What is said in utterances. Raises UserError where that is not known."""
+    silent = next((example.id for example in examples if example.english is None), None)
+    if silent is not None:
+        raise UserError(
+            f"--comet: utterance {silent!r} has no English text, which COMET reads; add column en, or go without"
+        )
+    return [example.english or "" for example in examples]
 
 
 def _segments(talk: Talk, longest_seconds: float) -> list[Example]:

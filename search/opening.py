@@ -65,10 +65,11 @@ def opened(settings: SearchSettings) -> Opened:
     corpus = open_corpus(settings.data, settings.languages, heard=source.layout.encoder is not None)
     corpus.sealed.add("report")
     check_condition(settings.condition, corpus, f"--data {settings.data}")
-    _check_adapted(folder, corpus.fingerprint(), settings.condition)
+    data = corpus.fingerprint()
+    _check_adapted(folder, data, settings.condition)
     source = counted(source, corpus, settings.languages)
     ranges, left_out = _reachable(settings, source, settings.pins)
-    return Opened(source, corpus, ranges, model_fingerprint(folder), corpus.fingerprint(), left_out)
+    return Opened(source, corpus, ranges, model_fingerprint(folder), data, left_out)
 
 
 def adaptation_of(folder: Path) -> dict[str, Any] | None:

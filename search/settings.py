@@ -136,7 +136,7 @@ class SearchSettings:
         bytes_of(self.bank_size, "--bank-size")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: a seed is a whole number from 0 to {2**32 - 1}")
-        if not self.study or Path(self.study).name != self.study or self.study.startswith("."):
+        if not is_study_name(self.study):
             raise UserError(f"--study {self.study!r}: a study's name is one folder name, for instance bin3")
 
     def _check_numbers(self) -> None:
@@ -182,6 +182,11 @@ class SearchSettings:
             # trials, sensitivities and finalists of a study are computed on one type of device
             advice = "run it where there is a GPU" if gpus else "give --worker-gpus 1, or --device cpu"
             raise UserError(f"--worker-gpus {gpus or 0:g}: the driver of the study computes on {kind}; {advice}")
+
+
+def is_study_name(text: str) -> bool:
+    """Whether a study can be called so: one folder name that is not hidden."""
+    return bool(text) and Path(text).name == text and not text.startswith(".")
 
 
 def check_directions(directions: Sequence[str]) -> None:

@@ -26,9 +26,12 @@ from scoring.submission import (
 )
 from search.finalists import RESULT
 from search.finals import SUMMARY
+from search.settings import is_study_name
 from space.bins import REFERENCE_BYTES, UNITS, Units, bin_of
 from space.errors import UserError, first_line
 from space.files import write_whole
+from space.layout import Layout
+from space.plan import Plan
 from space.techniques import techniques
 
 MESSAGE = "message.txt"
@@ -69,8 +72,8 @@ def run_submission(settings: SubmitSettings) -> dict[str, Any]:
     check_user(settings.user)
     if not settings.studies or len(set(settings.studies)) != len(settings.studies):
         raise UserError("--study: name each study once")
-    if path := next((text for text in settings.studies if Path(text).name != text or text.startswith(".")), None):
-        raise UserError(f"--study {path}: a study's name is one folder name; where studies are is --root")
+    if wrong := [text for text in settings.studies if not is_study_name(text)]:
+        raise UserError(f"--study {wrong[0]}: a study's name is one folder name; where studies are is --root")
     if any(path.is_file() for path in (settings.out, *settings.out.parents)):
         raise UserError(f"--out {settings.out}: is a file, or below one; give a folder")
     summaries = {name: _summary(settings.root / name) for name in settings.studies}
@@ -159,11 +162,14 @@ def _said_of(signatures: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What goes out: a study's trial, as a system without details."""
+    """What goes out: a study's trial, as a system without details, and what these are made of."""
 
     study: str
     trial: int
     system: System
+    layout: Layout
+    plan: Plan
+    scores: Mapping[str, Mapping[str, Any]]
 
     @property
     def name(self) -> str:
@@ -179,7 +185,7 @@ def _chosen(settings: SubmitSettings, summaries: Mapping[str, Mapping[str, Any]]
         raise UserError(f"{twice[0]} is named twice by --primary and --contrastive; name each trial once")
 
     def chosen(study: str, trial: int, kind: str) -> _Chosen:
-        return _Chosen(study, trial, _system(settings, summaries[study], study, trial, kind))
+        return _read(settings, summaries[study], study, trial, kind)
 
     found = [chosen(study, trial, PRIMARY) for study, trial in primaries]
     fronts = [name for name, summary in summaries.items() if summary.get("front")]
@@ -265,9 +271,9 @@ def _named(text: str, option: str, settings: SubmitSettings) -> tuple[str, int]:
     return study, int(number)
 
 
-def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, trial: int, kind: str) -> System:
+def _read(settings: SubmitSettings, summary: Mapping[str, Any], study: str, trial: int, kind: str) -> _Chosen:
     """A finalist as a system. Raises UserError for one that is not, is damaged, not scored, or in no bin."""
-    folder = settings.root / study / "finalists" / f"trial-{trial}"
+    folder = _folder(settings, study, trial)
     rows = [*summary["finalists"], *summary["baselines"]]
     if trial not in {row["trial"] for row in rows}:
         examined = ", ".join(str(row["trial"]) for row in rows)
@@ -294,26 +300,29 @@ def _system(settings: SubmitSettings, summary: Mapping[str, Any], study: str, tr
             f"{folder / 'model'}: {weight:,} bytes are in bin {number}, and the study is of bin {summary['bin']}; "
             f"{_AGAIN} under another --study"
         )
-    return System(number, kind, result["translations"], weight, result["parameters"], techniques(layout, plan))
+    system = System(number, kind, result["translations"], weight, result["parameters"], techniques(layout, plan))
+    return _Chosen(study, trial, system, layout, plan, result["scores"])
+
+
+def _folder(settings: SubmitSettings, study: str, trial: int) -> Path:
+    return settings.root / study / "finalists" / f"trial-{trial}"
 
 
 def _details_of(chosen: _Chosen, settings: SubmitSettings, summary: Mapping[str, Any]) -> tuple[str, ...]:
     """What the message says besides of a system that goes out."""
-    folder = settings.root / chosen.study / "finalists" / f"trial-{chosen.trial}"
-    layout, plan = read_plan(folder / "model")
-    system, all_scores = chosen.system, _result(folder / RESULT, summary)["scores"]
-    scores = {direction: all_scores[direction] for direction in system.hypotheses if direction in all_scores}
+    system, source_bytes = chosen.system, chosen.layout.source_bytes
+    scores = {direction: chosen.scores[direction] for direction in system.hypotheses if direction in chosen.scores}
     adapted = summary["source"].get("adapted")
     details = [
-        *_scaled(layout.source_bytes),
-        *_elsewhere(system.storage_bytes, system.bin, layout.source_bytes, UNITS[summary["units"]]),
-        f"data: {Path(summary['data']).name}; calibrated{' and healed' if plan.heal.steps else ''} on its role "
+        *_scaled(source_bytes),
+        *_elsewhere(system.storage_bytes, system.bin, source_bytes, UNITS[summary["units"]]),
+        f"data: {Path(summary['data']).name}; calibrated{' and healed' if chosen.plan.heal.steps else ''} on its role "
         "calibrate, searched on proxy, chosen on select; scores are on report, which the search does not see",
         *([f"the source was adapted first: {adapted}"] if adapted else []),
         *_details(scores),
     ]
     if settings.figures:
-        details += _figures(folder / "model", summary, system.hypotheses)
+        details += _figures(_folder(settings, chosen.study, chosen.trial) / "model", summary, system.hypotheses)
     return tuple(details)
 
 
