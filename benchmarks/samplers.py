@@ -227,9 +227,13 @@ def healed_losses(at_work: Bench, runs: dict[str, list[dict[str, Any]]], steps: 
 def healed_loss(at_work: Bench, plan: str, seed: int, steps: int) -> float:
     """What a trial's last rung finds of a plan."""
     key = f"{at_work.made_of}|{TRIAL_HEALING}|{steps}|{seed}|{plan}"
-    healed = replace(plan_from_json(plan), heal=Heal(steps))
+    healed, workbench = replace(plan_from_json(plan), heal=Heal(steps)), at_work.workbench
     path = FOLDER / "healed" / f"bin{at_work.number}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    return float(kept(path, key, lambda: {"loss": at_work.workbench.healed_loss(healed, seed)})["loss"])
+
+    def found() -> dict[str, Any]:
+        return {"loss": workbench.worth(healed, workbench.assembler.assembled(healed), seed)[0]}
+
+    return float(kept(path, key, found)["loss"])
 
 
 def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges: int) -> tuple[float, int]:

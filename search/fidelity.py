@@ -2,7 +2,7 @@
 
 Every other plan is random, the others are near where a search ends: policies' plans, its first ones and neighbours of
 them. The full evaluation is chrF on the select role, unhealed and healed as finalists are, but without recombined
-utterances and whatever healing does; a study's report role stays closed.
+utterances; a study's report role stays closed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from compress.assembly import Assembled
-from compress.heal import HealSettings
+from compress.heal import Coach, HealSettings
 from models.devices import computing
 from proxies.deviation import OptionErrors
 from proxies.fidelity import best_quarter, fidelity
 from proxies.tryout import Tryout
 from search.baselines import least_loss_plan, starts
 from search.exam import Exam, mean_chrf
-from search.finalists import read_keyed
+from search.finalists import heal_in_full, read_keyed
 from search.gates import DIVERGENCE, FIRST_UTTERANCES, GATES, RUNG_UTTERANCES, Gate
 from search.kept import RESULT, made_of
 from search.locks import alone
@@ -239,7 +239,7 @@ class Examination:
         """Everything but the plan that scores depend on."""
         search = self.settings.search
         return (
-            f"chrF2 on select|{search.finalist_heal_steps} steps, {self.healing}|seed {search.seed}"
+            f"chrF2 on select|{search.finalist_heal_steps} steps where they help, {self.healing}|seed {search.seed}"
             f"|rungs of {UTTERANCES}|{', '.join((*self.errors, *GATES, *self._healed))}|{','.join(search.directions)}"
             f"{made_of(self.opened.model, self.opened.data)}"
         )
@@ -276,8 +276,8 @@ class Examination:
             for utterances, score in zip(UTTERANCES, scores, strict=True):
                 yield f"{name}, {utterances}", {"score": score, "seconds": time.monotonic() - started}
         search, started = self.settings.search, time.monotonic()
-        model = workbench.healed(replace(plan, heal=Heal(search.trial_heal_steps)), search.seed)
-        for name, score in zip(self._healed, workbench.worth(model, plan.vocabulary), strict=True):
+        worth = workbench.worth(replace(plan, heal=Heal(search.trial_heal_steps)), candidate, search.seed)
+        for name, score in zip(self._healed, worth, strict=True):
             yield name, {"score": score, "seconds": time.monotonic() - started}
 
     def _full(self, plan: Plan, candidate: Assembled) -> Iterator[tuple[str, _Timed]]:
@@ -289,9 +289,9 @@ class Examination:
             yield name, _timed(scored)
 
     def healed(self, plan: Plan, seed: int) -> float:
-        """The full evaluation of a plan that is healed with a seed: 100 less the mean chrF on the select role."""
+        """The full evaluation of a plan, healed with a seed if that helps: 100 less mean chrF on the select role."""
         whole = replace(plan, heal=Heal(self.settings.search.finalist_heal_steps))
-        return self._loss(self.workbench.healed(whole, seed, self.healing), plan.vocabulary)
+        return self._loss(heal_in_full(self.workbench, whole, Coach(seed, self.healing)).model, plan.vocabulary)
 
     def _loss(self, model: PreTrainedModel, vocabulary: int) -> float:
         """100 less the mean chrF over directions on the select role."""

@@ -22,8 +22,9 @@ from space.layout import Layout
 # 2: the vocabulary is a parameter. 3: coded rates; rank and rate of healing are parameters. 4: removed sublayers are
 # made up for, and healing weighs states more. 5: entries have a price, moments are of more rows. 6: rungs rank on
 # what is removed, too. 7: the last rung translates. 8: what a coded matrix leaves of its bytes others take.
-# 9: losses are settled by the divergence after healing. 10: trials heal on 32 rows a step.
-FORMAT = 10
+# 9: losses are settled by the divergence after healing. 10: trials heal on 32 rows a step. 11: they stay unhealed where
+# that diverges less.
+FORMAT = 11
 
 BANK_SIZE = "20GB"
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.

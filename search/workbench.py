@@ -59,7 +59,7 @@ Scored = Callable[[Assembled, int, Sequence[int]], Iterator[float]]
 def signature(gate: Gate) -> str:
     """Of the scores of trials that are stopped at a gate."""
     return (
-        f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing, {DECODING}"
+        f"100 - chrF2 by sacrebleu {sacrebleu.__version__} after healing that diverges less, {DECODING}"
         f"|{_BEFORE.get(gate.proxy, gate.proxy)} before|{gate.utterances} utterances of the proxy role"
     )
 
@@ -115,22 +115,24 @@ class Workbench:
             seconds.append(time.monotonic() - started)
             if not (yield tuple(scores)):
                 return Evaluation(tuple(scores), tuple(seconds))
-        model = self.healed(plan, seed) if plan.heal.steps else candidate.model
-        loss, divergence = self.worth(model, plan.vocabulary)
+        loss, divergence = self.worth(plan, candidate, seed)
         return Evaluation(tuple(scores), (*seconds, time.monotonic() - started), loss, divergence)
 
-    def healed_loss(self, plan: Plan, seed: int) -> float:
-        """What the last rung finds of a plan behind its steps of healing: 100 less chrF of translations."""
-        return self.worth(self.healed(plan, seed), plan.vocabulary)[0]
+    def worth(self, plan: Plan, candidate: Assembled, seed: int) -> tuple[float, float]:
+        """What the last rung finds of a plan: 100 less chrF of its translations, and its divergence.
 
-    def worth(self, model: PreTrainedModel, vocabulary: int) -> tuple[float, float]:
-        """What the last rung finds of a model: 100 less chrF of its translations, and its divergence."""
-        loss = self.translations(model, vocabulary, RUNG_UTTERANCES[-1])
-        return loss, self.divergence(model, vocabulary)
+        The candidate is healed for the plan's steps, or stays as it is where it diverges less, as a finalist would.
+        """
+        model, divergence = candidate.model, self.divergence(candidate.model, plan.vocabulary)
+        if plan.heal.steps:
+            healed = self.healed(plan, seed)
+            if (after := self.divergence(healed, plan.vocabulary)) < divergence:
+                model, divergence = healed, after
+        return self.translations(model, plan.vocabulary, RUNG_UTTERANCES[-1]), divergence
 
-    def healed(self, plan: Plan, seed: int, healing: HealSettings = TRIAL_HEALING) -> PreTrainedModel:
+    def healed(self, plan: Plan, seed: int) -> PreTrainedModel:
         """A plan carried out with its steps of healing; coded as closely as trials are."""
-        coach = Coach(seed, healing)
+        coach = Coach(seed, TRIAL_HEALING)
         done = compress(self.source, plan, self.bank, seed=seed, coach=coach, tolerance=TRIAL_TOLERANCE, filling=False)
         return done.model
 
