@@ -38,3 +38,9 @@ def score(hypotheses: Sequence[str], references: Sequence[str], language: str) -
     bleu, chrf, chrfpp = (metric.corpus_score(hypotheses, [references]).score for metric in metrics.values())
     signatures = tuple(f"{name}|{metric.get_signature()}" for name, metric in metrics.items())
     return Scores(bleu, chrf, chrfpp, signatures)
+
+
+def segments_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> list[float]:
+    """chrF2 of each hypothesis by itself."""
+    metric = CHRF()
+    return [metric.sentence_score(made, [wanted]).score for made, wanted in zip(hypotheses, references, strict=True)]

@@ -329,7 +329,7 @@ def print_fidelity(found: dict[str, Any], console: Console) -> None:
         console.print(table)
     console.print(
         "1: in the order of the full evaluation; behind a proxy's name its utterances, in brackets 95 % bootstrap "
-        "intervals; tau is Kendall's, seconds are medians"
+        "intervals; tau is Kendall's, seconds are medians; the last line is what other utterances can say at best"
     )
     gate = found["gate"]
     shares = ", ".join(f"{share:.2g}" for share in gate["survival"])

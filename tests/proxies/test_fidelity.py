@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from proxies.fidelity import best_quarter, fidelity
+from proxies.fidelity import best_quarter, fidelity, halves
 
 
 def test_the_same_order_is_one_and_the_reverse_is_minus_one() -> None:
@@ -44,6 +44,27 @@ def test_scores_that_are_all_equal_say_nothing() -> None:
 def test_three_plans_are_too_few() -> None:
     with pytest.raises(ValueError, match="3 plans"):
         fidelity([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 0)
+
+
+def test_halves_agree_as_far_as_plans_differ_beside_the_noise_of_utterances() -> None:
+    """Of two halves of 24 utterances, each of whose scores has unit noise, by how far plans differ."""
+    rng = np.random.default_rng(2)
+    worth, noise = rng.normal(size=200), rng.normal(size=(200, 48))
+    for scale, expected in ((0.0, 0.0), (0.2, 0.2**2 / (0.2**2 + 1 / 24)), (50.0, 1.0)):
+        found = halves((scale * worth[:, None] + noise).tolist(), 0)
+        assert found.plans == 200
+        assert found.spearman.value == pytest.approx(expected, abs=0.1)
+        assert found.spearman.low is not None
+        assert found.spearman.high is not None
+        assert found.spearman.low <= found.spearman.value <= found.spearman.high
+    assert found == halves((50 * worth[:, None] + noise).tolist(), 0)
+
+
+def test_halves_of_too_few_plans_or_of_equal_ones_say_nothing() -> None:
+    assert halves([[float(i), i + 0.5] for i in range(5)], 0).spearman.value == pytest.approx(1.0)
+    assert halves([[1.0, 1.0]] * 5, 0).spearman.value is None
+    with pytest.raises(ValueError, match="3 plans"):
+        halves([[1.0, 2.0]] * 3, 0)
 
 
 def test_the_best_quarter_has_the_lowest_scores() -> None:

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 import launch
 from search.baselines import losses_of
-from search.fidelity import fidelity_plans, foreseen
+from search.fidelity import HALVES, fidelity_plans, foreseen
 from search.gates import FIRST_UTTERANCES, GATES, Gate
 from search.kept import kept_fidelity
 from search.shares import LADDER
@@ -49,7 +49,7 @@ def test_every_proxy_is_ranked_and_nothing_is_scored_twice(
     found = run(PLANS)
     running = [f"{x}, {n}" for x in ("divergence", "loss", "chrF") for n in (4, 8, 16, 24, 48)]
     healed = ["healed 4 steps, chrF, 48", "healed 4 steps, divergence, 48"]
-    proxies = ["weight error", "gradient", *running, *healed]
+    proxies = ["weight error", "gradient", *running, *healed, HALVES]
     assert list(dict.fromkeys(row["proxy"] for row in found["table"])) == proxies
     assert len(found["table"]) == len(proxies) * 4
     assert [plan["kind"] for plan in found["plans"]] == ["random", "policy", "random", "near a start"] * (PLANS // 4)
