@@ -242,7 +242,8 @@ class Examination:
         """Everything but the plan that scores depend on."""
         search = self.settings.search
         return (
-            f"chrF2 on select and of each utterance|{search.finalist_heal_steps} steps where they help, {self.healing}|seed {search.seed}"
+            f"chrF2 on select and of each utterance|{search.finalist_heal_steps} steps where they help, {self.healing}"
+            f"|seed {search.seed}"
             f"|rungs of {UTTERANCES}|{', '.join((*self.errors, *GATES, *self._healed))}|{','.join(search.directions)}"
             f"{made_of(self.opened.model, self.opened.data)}"
         )
