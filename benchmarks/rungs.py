@@ -3,7 +3,9 @@
 A study of bin 3 for each seed, in which every trial goes through every rung, is healed for its steps and translates;
 the sampler is the default one. Then rungs decide about the very same trials, in their order, at several shares of
 survival: which would have been ended, how many seconds that would have saved, and how much of the front would be left.
-The front's hypervolume is over loss (100 - chrF) and bytes, up to the median loss of all trials and twice the bound.
+The front's hypervolume is over loss and bytes, up to the median loss of all trials and twice the bound. A loss is the
+settled one (100 - chrF, by all healings of the study: decision 0026): the best of many draws is better than the best of
+a few, whatever they are draws of.
 
 Trials are healed for half the steps of a search's: rungs save more where healing is longer. Studies are kept as
 studies/benchmark-rungs.log, beside the bank of searches; the same command takes a run up that was killed.
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
@@ -29,14 +32,12 @@ from search.gates import SURVIVAL, Gate
 from search.loop import WHOLE_KINDS, Terms, run_trials
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pools.here import InProcess
-from search.rungs import DIVERGENCES, SECONDS, Standing, goes_on, standing_of
+from search.rungs import DIVERGENCES, SECONDS, goes_on, settled, standing_of, standings
 from search.samplers import sampler_named
 from search.settings import SearchSettings
 from search.workbench import Workbench
-from space.genes import decode
 from space.limits import Limits
 from space.plan import Heal
-from space.traits import traits
 
 BIN = 3
 ALL = (1.0, 1.0)
@@ -64,24 +65,32 @@ class Replayed:
 
 
 def replayed(trials: Sequence[FrozenTrial], limits: Limits, survival: Sequence[float]) -> Replayed:
-    """What rungs make of trials that all went through; what their plans are made of is worked out anew."""
-    earlier: list[Standing] = []
-    complete, seconds = [], 0.0
+    """What rungs make of trials that all went through."""
+    told: list[FrozenTrial] = []
+    seconds = 0.0
     for trial in trials:
-        standing = standing_of(trial)
-        assert standing is not None
-        standing = replace(standing, traits=traits(decode(trial.params, limits.layout), limits.layout))
         whole, reached = any(kind in trial.user_attrs for kind in WHOLE_KINDS), len(survival)
+        earlier = list(standings(told).values())
         for rung in () if whole else range(len(survival)):
-            there = replace(standing, divergences=standing.divergences[: rung + 1], loss=None)
-            if not goes_on(there, earlier, limits.size_range.bound_bytes, survival):
-                standing, reached = there, rung
+            mine = standing_of(ended := _ended(trial, rung))
+            assert mine is not None
+            if not goes_on(mine, earlier, limits.size_range.bound_bytes, survival):
+                told.append(ended)
+                reached = rung
                 break
-        earlier.append(standing)
+        else:
+            told.append(trial)
         seconds += trial.user_attrs[SECONDS][reached]
-        if reached == len(survival):
-            complete.append(trial)
+    complete = [trial for trial in told if trial.state == TrialState.COMPLETE]
     return Replayed(tuple(complete), seconds, sum(trial.params["heal_steps"] > 0 for trial in complete))
+
+
+def _ended(trial: FrozenTrial, rung: int) -> FrozenTrial:
+    """A complete trial as it were if it had ended at a rung."""
+    found = copy(trial)
+    found.state = TrialState.PRUNED
+    found.user_attrs = {**trial.user_attrs, DIVERGENCES: trial.user_attrs[DIVERGENCES][: rung + 1]}
+    return found
 
 
 def hypervolume(trials: Sequence[FrozenTrial], reference: tuple[float, float]) -> float:
@@ -123,21 +132,23 @@ def trials_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace,
 
 def rows_of(trials: Sequence[FrozenTrial], limits: Limits, seed: int) -> list[dict[str, Any]]:
     """A row for each pair of shares."""
-    reference = median(trial.values[0] for trial in trials), 2.0 * limits.size_range.bound_bytes
+    worth = {trial.number: trial for trial in settled(trials)}
+    reference = median(trial.values[0] for trial in worth.values()), 2.0 * limits.size_range.bound_bytes
     everything = replayed(trials, limits, ALL)
-    volume = hypervolume(everything.complete, reference)
+    volume = hypervolume(list(worth.values()), reference)
     rows = []
     for shares in SHARES:
         found = replayed(trials, limits, shares)
+        left = [worth[trial.number] for trial in found.complete]
         rows.append(
             {
                 "seed": seed,
                 "go on": ", ".join(f"{share:.2f}" for share in shares),
                 "trials to the end": len(found.complete),
                 "healed": found.healed,
-                "best loss": round(min(trial.values[0] for trial in found.complete), 4),
-                "mean of the five best": round(fmean(sorted(trial.values[0] for trial in found.complete)[:5]), 4),
-                "hypervolume": round(hypervolume(found.complete, reference) / volume, 4),
+                "best loss": round(min(trial.values[0] for trial in left), 4),
+                "mean of the five best": round(fmean(sorted(trial.values[0] for trial in left)[:5]), 4),
+                "hypervolume": round(hypervolume(left, reference) / volume, 4),
                 "seconds": round(found.seconds / everything.seconds, 3),
             }
         )
