@@ -33,7 +33,7 @@ from tests.search import stand
 from tests.tiny import load_tiny
 
 # Until a worker is ready, or one is replaced.
-_PATIENCE = 60.0
+_PATIENCE = 300.0
 _MOST_WORKERS = 9
 
 MakePool = Callable[..., Pool]

@@ -373,7 +373,7 @@ def test_a_kill_loses_no_finished_trial_and_changes_no_plan(finished: Path, tmp_
     command = [sys.executable, str(ROOT / "launch.py"), *words, "--trials", str(TRIALS)]
     study = tmp_path / "studies" / "bin2"
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and _finished_trials(study) < 3:
         assert process.poll() is None, "the search ended before it could be killed"
     process.send_signal(signal.SIGKILL)
@@ -395,7 +395,7 @@ def test_ctrl_c_goes_on_to_the_finalists_and_twice_leaves(tmp_path: Path, words:
     command = [sys.executable, str(ROOT / "launch.py"), *words, "--trials", "19", "--finalists", "1"]
     study = tmp_path / "studies" / "bin2"
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and _finished_trials(study) < 3:
         assert process.poll() is None
     assert process.stderr is not None

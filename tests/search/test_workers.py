@@ -79,7 +79,7 @@ def test_ctrl_c_lets_the_trials_of_all_workers_end(tmp_path: Path, words: list[s
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and ended(tmp_path) < 3:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
