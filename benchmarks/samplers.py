@@ -36,6 +36,7 @@ from rich.console import Console
 from benchmarks.publish import publish_bins, target
 from search.baselines import starts
 from search.finalists import read_keyed
+from search.gates import RUNG_UTTERANCES
 from search.loop import suggest
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
@@ -90,7 +91,8 @@ class Bench:
 
     def divergence(self, plan: Plan) -> float:
         """On the utterances of the first rung."""
-        return self.workbench.prefixes.divergence(self.workbench.assembler.assembled(plan), plan.vocabulary, 0)
+        candidate = self.workbench.assembler.assembled(plan)
+        return self.workbench.prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
 
     def unseen(self, plan: Plan) -> float:
         """On the select role."""

@@ -213,8 +213,8 @@ class _Driver:
             case Broken():
                 self._broken(self.running.pop(event.number), event)
             case Refused():
-                if event.number is not None:
-                    _spared(self.running[event.number].trial)
+                for mine in self.running.values():
+                    _spared(mine.trial)
                 raise UserError(event.reason)
 
     def _promoted(self, mine: _Running, scores: tuple[float, ...]) -> bool:

@@ -12,6 +12,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import rankdata
 
 from search.rungs import BYTES, RANGE, SeenStudy, grains
 from search.samplers import PlanSampler, sampler_named
@@ -105,15 +106,18 @@ class RangeStudy(SeenStudy):
 
 
 def placed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials of several ranges, of which complete ones have the normal score of their rank in place of the loss."""
+    """Trials of several ranges, of which complete ones have the normal score of their rank in place of the loss.
+
+    Those of equal losses share the mean of their ranks.
+    """
     found = list(trials)
     ranges: dict[str | None, list[int]] = {}
     for i, trial in enumerate(trials):
         if trial.state == TrialState.COMPLETE:
             ranges.setdefault(trial.user_attrs.get(RANGE), []).append(i)
     for of_range in ranges.values():
-        for rank, i in enumerate(sorted(of_range, key=lambda one: trials[one].values[0])):
+        for rank, i in zip(rankdata([trials[i].values[0] for i in of_range]), of_range, strict=True):
             found[i] = copy(trials[i])
-            score = NormalDist().inv_cdf((rank + 0.5) / len(of_range))
+            score = NormalDist().inv_cdf((rank - 0.5) / len(of_range))
             found[i].values = [math.exp(score), *trials[i].values[1:]]
     return found

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -74,9 +75,11 @@ def trials_since_better(
 ) -> int:
     """How many trials of samplers ended behind the last one that made the front better, and behind `ended_before`.
 
-    The front is that of the loss after healing and of sizes.
+    The front is that of the loss after healing and of sizes. What counts is when a trial ended, not its number: one
+    that heals takes as long as dozens that do not.
     """
     ended = [trial for trial in trials if trial.state.is_finished()]
+    ended.sort(key=lambda trial: trial.datetime_complete or datetime.min)
     scores = [
         Score(trial.values[0], size(trial)) if trial.state == TrialState.COMPLETE else Score(float("nan"), 0)
         for trial in ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -126,7 +127,8 @@ class Workbench:
         model, divergence = candidate.model, self.divergence(candidate.model, plan.vocabulary)
         if plan.heal.steps:
             healed = self.healed(plan, seed)
-            if (after := self.divergence(healed, plan.vocabulary)) < divergence:
+            after = self.divergence(healed, plan.vocabulary)
+            if math.isnan(divergence) or after < divergence:
                 model, divergence = healed, after
         return self.translations(model, plan.vocabulary, RUNG_UTTERANCES[-1]), divergence
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist, fmean
 from typing import Any
 
 import optuna
@@ -54,9 +56,12 @@ def test_places_keep_the_order_within_a_range_and_mean_the_same_in_all(told: lis
             [one.values[0] for one in some if one.values and one.user_attrs[RANGE] == name] for some in (trials, found)
         )
         assert sorted(range(len(before)), key=before.__getitem__) == sorted(range(len(after)), key=after.__getitem__)
+        assert [one == other for one, other in pairwise(sorted(before))] == [
+            one == other for one, other in pairwise(sorted(after))
+        ]
         if after:
-            # a normal score and its opposite: the middle of every range is 1
-            assert sorted(after)[0] * sorted(after)[-1] == pytest.approx(1)
+            # every range has the same mean rank
+            assert fmean(NormalDist().cdf(math.log(loss)) for loss in after) == pytest.approx(0.5)
 
 
 def test_ranges_are_the_bins_and_one_between_each_two() -> None:

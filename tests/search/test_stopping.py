@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime, timedelta
 
 import optuna
 import pytest
@@ -44,6 +45,18 @@ def test_patience_counts_from_the_last_trial_that_made_the_front_better(ended: l
     found = trials_since_better(trials, weight)
     # a score that was in the front once and is not now made it better then, but what it was beaten by did later
     assert found == since
+
+
+def test_what_counts_is_when_trials_end() -> None:
+    """Trial 1 heals while another worker has five trials stopped; then it makes the front better."""
+    trials = [trial(5, 1, pruned=False), trial(1, 1, pruned=False), *(trial(9, 1, pruned=True) for _ in range(5))]
+    trials[1].datetime_complete = datetime.now() + timedelta(minutes=1)
+    assert trials_since_better(trials, weight) == 0
+    assert trials_since_better(trials[:1] + trials[2:], weight) == 5
+    # three of the five ended in an earlier run, which was killed with trial 1 at work
+    trials[1] = trial(7, 1, pruned=True)
+    trials[1].datetime_complete = datetime.now() + timedelta(minutes=1)
+    assert trials_since_better(trials, weight, ended_before=6) == 1
 
 
 def test_running_trials_do_not_count() -> None:

@@ -54,5 +54,9 @@ def test_a_trial_that_healing_makes_worse_is_worth_what_it_is_unhealed(
         workbench.translations(best, plan.vocabulary, 48),
         workbench.divergence(best, plan.vocabulary),
     )
+    broken = replace(candidate, model=scaled(candidate.model, float("nan")))
+    monkeypatch.setattr(Workbench, "healed", lambda *_: candidate.model)
+    mended = workbench.translations(candidate.model, plan.vocabulary, 48)
+    assert workbench.worth(heals, broken, 3) == (mended, workbench.divergence(candidate.model, plan.vocabulary))
     assert workbench.worth(plan, candidate, 3)[1] == workbench.divergence(candidate.model, plan.vocabulary)
     assert len(asked) == 1, "what has no steps of healing is not healed"
