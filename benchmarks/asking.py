@@ -24,10 +24,10 @@ from rich.console import Console
 from benchmarks.publish import in_order, publish, target
 from models.layouts import find_anatomy
 from search.asking import asked
-from search.baselines import least_loss_plan
+from search.baselines import least_loss_plan, policy_attribute
 from search.loop import suggest
 from search.rungs import BYTES, DIVERGENCES, REMOVED, TRAITS
-from search.samplers import POLICY_GAP, policy_attribute, sampler_named
+from search.samplers import POLICY_GAP, sampler_named
 from search.settings import SearchSettings
 from search.study import open_study
 from space.bins import bin_range

@@ -13,7 +13,7 @@ from space.choices import WIDTH_STEPS, width_of
 from space.layout import Layout, Tower
 from space.limits import Limits
 from space.plan import NO_HEAL, REMOVED, Heal, Layer, Plan, removed_sublayers, uniform_plan
-from space.policy import Loss
+from space.policy import Loss, multipliers
 from space.prior import GAP, Coverage, prior_loss
 from space.rates import Rate, uniform_rates
 from space.spread import in_turns, spread
@@ -44,6 +44,11 @@ class Start:
     kept: Mapping[str, Any] = field(default_factory=dict)
 
 
+def policy_attribute(basis: str) -> str:
+    """The user attribute that a trial's policy is kept in; `basis` is the name of the losses it changes."""
+    return f"policy on {basis}"
+
+
 def losses_of(limits: Limits, coverage: Coverage, measured: Loss | None = None) -> dict[str, Loss]:
     """What options cost by themselves, by what it is known from, the best guess last."""
     prior: dict[str, Loss] = {"prior values": prior_loss(limits.layout, coverage)}
@@ -55,13 +60,16 @@ def starts(
 ) -> list[Start]:
     """Simple baselines, healed for `heal`, the allocator's plans on each of `losses`, healed or not, `warm` ones, grid.
 
-    An allocator's plan has the least sum of losses. The grid has at most a tenth of the `trials`.
+    An allocator's plan has the least sum of losses. The grid has at most a tenth of the `trials`. Of warm starts and
+    of the grid none repeats a plan.
     """
-    allocated = []
+    first = _simple(limits, heal)
     for values, loss in losses.items():
-        plan = least_loss_plan(limits, loss)
-        allocated += [_allocated(values, plan, replace(heal, steps=steps)) for steps in dict.fromkeys((heal.steps, 0))]
-    return [*_simple(limits, heal), *allocated, *warm, *_grid(limits, heal, min(_MOST_NARROWED, trials // 10))]
+        healed = _allocated(limits, values, loss, heal)
+        first.append(healed)
+        if heal.steps:
+            first.append(_unhealed(values, healed.plan))
+    return _with_others(first, [*warm, *_grid(limits, heal, min(_MOST_NARROWED, trials // 10))])
 
 
 def few_starts(
@@ -75,12 +83,8 @@ def few_starts(
     simple, (values, loss) = _simple(limits, heal), list(losses.items())[-1]
     middle = len(simple) // 2
     grid = sorted(_grid(limits, heal, _MOST_NARROWED), key=lambda start: removed_sublayers(start.plan))
-    chosen = [
-        *simple[middle : middle + 1],
-        _allocated(values, least_loss_plan(limits, loss), heal),
-        *warm,
-        *spread(grid, max(1, trials // 10)),
-    ]
+    first = [*simple[middle : middle + 1], _allocated(limits, values, loss, heal)]
+    chosen = _with_others(first, [*warm, *spread(grid, max(1, trials // 10))])
     name = limits.size_range.name
     return [replace(start, name=f"{start.name}, {name}", kept={**start.kept, RANGE: name}) for start in chosen]
 
@@ -89,9 +93,26 @@ def _simple(limits: Limits, heal: Heal) -> list[Start]:
     return [Start(BASELINE, name, plan) for name, plan in baselines(limits, heal)]
 
 
-def _allocated(values: str, plan: Plan, heal: Heal) -> Start:
-    """An allocator's plan on `values`, healed."""
-    return Start(ALLOCATED, f"{values}, {heal.steps} heal steps", replace(plan, heal=heal))
+def _with_others(first: Sequence[Start], others: Sequence[Start]) -> list[Start]:
+    """First plans, and of the others those that none before them has."""
+    found, plans = list(first), {start.plan for start in first}
+    for start in others:
+        if start.plan not in plans:
+            plans.add(start.plan)
+            found.append(start)
+    return found
+
+
+def _allocated(limits: Limits, values: str, loss: Loss, heal: Heal) -> Start:
+    """The allocator's plan on the `loss` of that name: what the policy of nothing but zeros leads to."""
+    policy = dict.fromkeys(multipliers(limits.layout), 0.0)
+    plan = least_loss_plan(limits, loss, heal)
+    return Start(ALLOCATED, f"{values}, {heal.steps} heal steps", plan, {policy_attribute(values): policy})
+
+
+def _unhealed(values: str, plan: Plan) -> Start:
+    """Of no policy: all plans of policies are healed for as long as trials can."""
+    return Start(ALLOCATED, f"{values}, 0 heal steps", replace(plan, heal=replace(plan.heal, steps=0)))
 
 
 def _grid(limits: Limits, heal: Heal, count: int) -> list[Start]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,20 @@ from space.size import plan_parameters, units
 RESULT = "result.json"
 
 
-def choose(complete: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
-    """`count` complete trials to examine in full, the best first.
+def choose(
+    complete: Sequence[FrozenTrial], count: int, counts: Callable[[FrozenTrial], bool] = lambda _trial: True
+) -> list[FrozenTrial]:
+    """`count` of a study's complete trials to examine in full, of those that count, the best first.
 
     Bytes do not matter here: a finalist fills what is left under the bound. Of trials that differ in their steps of
     healing alone the best one counts.
     """
-    return best_first(complete, ("heal_steps",))[:count]
+    return best_first(complete, ("heal_steps",), counts)[:count]
 
 
-def best_of_kind(complete: Iterable[FrozenTrial], kind: str) -> FrozenTrial | None:
-    """The best complete trial among a study's first plans of a kind."""
-    return next(iter(best_first((trial for trial in complete if kind in trial.user_attrs), ())), None)
+def best_of_kind(complete: Sequence[FrozenTrial], kind: str) -> FrozenTrial | None:
+    """The best of a study's complete trials among its first plans of a kind."""
+    return next(iter(best_first(complete, (), lambda trial: kind in trial.user_attrs)), None)
 
 
 def examine(

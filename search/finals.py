@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,10 @@ def finals_of(job: Job) -> list[Finals]:
     complete = job.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     found = []
     for limits in job.ranges:
-        here = [trial for trial in complete if limits_of(trial.user_attrs, job.ranges) is limits]
-        front = choose(here, job.settings.finalists)
+        front = choose(complete, job.settings.finalists, partial(_kept_to, limits, job.ranges))
         baseline = allocated = None
         if len(job.ranges) == 1:
-            baseline, allocated = (best_of_kind(here, kind) for kind in WHOLE_KINDS)
+            baseline, allocated = (best_of_kind(complete, kind) for kind in WHOLE_KINDS)
         if allocated is not None and allocated.number not in {trial.number for trial in front}:
             front.append(allocated)
         trials = {trial.number: trial for trial in [*front, *([baseline] if baseline else [])]}
@@ -89,6 +88,10 @@ def finals_of(job: Job) -> list[Finals]:
             )
         )
     return found
+
+
+def _kept_to(limits: Limits, ranges: Sequence[Limits], trial: FrozenTrial) -> bool:
+    return limits_of(trial.user_attrs, ranges) is limits
 
 
 def _examined(

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.baselines import least_loss_plan
+from search.baselines import least_loss_plan, policy_attribute
 from search.judge import Judge
 from search.rungs import RANGE, TRAITS, SeenStudy
 from search.values import EVERYTHING, Uses, Values
@@ -199,8 +199,8 @@ class PolicySampler(PlanSampler):
     drafted of them one is taken by what those that were tried came to (decision 0020).
 
     `loss`, whose name is `basis`, is what options cost before a policy says otherwise. Policies are compared by the
-    loss of their plans alone: an allocator's plan fills the bound. The policy of nothing but zeros is known from the
-    study's first trials. Plans are healed for as long as trials can; one that was tried is not proposed again, if
+    loss of their plans alone: an allocator's plan fills the bound. The policy of nothing but zeros is that of the
+    allocator's own first plan. Plans are healed for as long as trials can; one that was tried is not proposed again, if
     others can be found.
     """
 
@@ -223,8 +223,6 @@ class PolicySampler(PlanSampler):
         self._multipliers: dict[str, BaseDistribution] = {
             name: FloatDistribution(*ends) for name, ends in multipliers(limits.layout).items()
         }
-        self._none = dict.fromkeys(self._multipliers, 0.0)
-        self._start = encode(least_loss_plan(limits, loss, self._heal), limits.layout)
         self._drafts, self._drafting = Drafts(limits, loss), drafting
         self.round = 2 if drafting else 1
 
@@ -288,7 +286,7 @@ class PolicySampler(PlanSampler):
         """The complete trials whose policies are known, with these for parameters, and their losses alone."""
         found = []
         for one in trials:
-            policy = self._none if one.params == self._start else one.user_attrs.get(self._attribute)
+            policy = one.user_attrs.get(self._attribute)
             if policy is not None and one.state == TrialState.COMPLETE:
                 known = copy(one)
                 known.number = one.number + _ASKINGS  # proposals have the numbers before
@@ -373,11 +371,6 @@ def shown(known: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 def _ordered(found: Mapping[str, float]) -> list[float]:
     return [found[name] for name in sorted(found)]
-
-
-def policy_attribute(basis: str) -> str:
-    """The user attribute that a trial's policy is kept in; `basis` is the name of the losses it changes."""
-    return f"policy on {basis}"
 
 
 def trial_seed(seed: int, number: int) -> int:

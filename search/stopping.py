@@ -15,7 +15,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.baselines import START_KINDS
-from search.rungs import Score, nondominated_ranks
+from search.rungs import Score, nondominated_ranks, settled
 
 _SAID = b"the running trial is finished, then come the finalists; Ctrl-C again leaves at once\n"
 
@@ -75,14 +75,14 @@ def trials_since_better(
 ) -> int:
     """How many trials of samplers ended behind the last one that made the front better, and behind `ended_before`.
 
-    The front is that of the loss after healing and of sizes. What counts is when a trial ended, not its number: one
-    that heals takes as long as dozens that do not.
+    The front is that of settled losses (decision 0026) and of sizes. What counts is when a trial ended, not its number:
+    one that heals takes as long as dozens that do not.
     """
     ended = [trial for trial in trials if trial.state.is_finished()]
     ended.sort(key=lambda trial: trial.datetime_complete or datetime.min)
     scores = [
         Score(trial.values[0], size(trial)) if trial.state == TrialState.COMPLETE else Score(float("nan"), 0)
-        for trial in ended
+        for trial in settled(ended)
     ]
     seen: set[Score] = set()
     last = -1

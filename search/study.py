@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,15 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def best_first(trials: Iterable[FrozenTrial], besides: Collection[str]) -> list[FrozenTrial]:
-    """Complete trials by settled loss; of those whose parameters differ in `besides` alone the best one."""
+def best_first(
+    trials: Sequence[FrozenTrial], besides: Collection[str], counts: Callable[[FrozenTrial], bool] = lambda _trial: True
+) -> list[FrozenTrial]:
+    """Those of a study's complete trials that count, by settled loss; of those that differ in `besides` alone the best.
+
+    What a divergence after healing comes to is learnt from all of them, as rungs and samplers do.
+    """
     found: dict[str, FrozenTrial] = {}
-    by_loss = zip(settled(given := list(trials)), given, strict=True)
+    by_loss = (pair for pair in zip(settled(trials), trials, strict=True) if counts(pair[1]))
     for _, trial in sorted(by_loss, key=lambda pair: (pair[0].values[0], pair[0].number)):
         plan = {name: value for name, value in trial.params.items() if name not in besides}
         found.setdefault(json.dumps(plan, sort_keys=True), trial)

@@ -9,9 +9,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from search.baselines import Start, least_loss_plan
+from search.baselines import Start, least_loss_plan, policy_attribute
 from search.rungs import RANGE
-from search.samplers import POLICY_GAP, policy_attribute, trial_seed
+from search.samplers import trial_seed
 from search.settings import SearchSettings
 from search.study import best_first, complete_trials
 from space.errors import UserError
@@ -67,7 +67,7 @@ def warm_starts(
     for trial in _nearest(trials, limits.size_range.bound_bytes)[: _MOST_OF_EACH if of_each else _MOST]:
         policy = trial.user_attrs.get(attribute)
         if policy is not None:
-            plan = least_loss_plan(limits, shaped(policy), heal, POLICY_GAP)
+            plan = least_loss_plan(limits, shaped(policy), heal)
         else:
             earlier = replace(decode(trial.params, limits.layout), heal=heal)
             plan = repair(earlier, limits, trial_seed(seed, trial.number))

@@ -27,9 +27,10 @@ from search.pareto import ParetoSampler, RangeStudy, placed, sampler_over, size_
 from search.pools.here import InProcess
 from search.pools.pool import Evaluation, Rungs
 from search.rungs import RANGE
-from search.samplers import SAMPLER_NAMES
+from search.samplers import SAMPLER_NAMES, PolicySampler, sampler_named
+from search.values import Values
 from space.bins import REFERENCE_BYTES, all_ranges, bin_of, bin_range
-from space.genes import HEAL_STEPS
+from space.genes import HEAL_STEPS, distributions, encode
 from space.limits import Limits
 from space.plan import Heal, Plan, removed_sublayers
 from tests.tiny import load_tiny, write_roles, write_tiny
@@ -129,7 +130,49 @@ def test_a_range_learns_from_the_others(ranges: list[Limits], source: Source) ->
     seen = RangeStudy(study, "bin 2")
     assert len(seen.get_trials()) == 12
     assert {trial.user_attrs[RANGE] for trial in seen.told()} == {"bin 2"}
+    of_places = sorted({round(trial.values[0], 6) for trial in seen.get_trials()})
+    assert len(of_places) == 4, "the four of each range have its places, not their losses"
+    assert fmean(map(math.log, of_places)) == pytest.approx(0, abs=1e-6)
     assert all(any(key.startswith("policy on") for key in trial.user_attrs) for trial in seen.get_trials())
+
+
+def test_values_are_learnt_from_trials_of_the_range(
+    ranges: list[Limits], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place in another range says what policies are worth here, not what options cost."""
+    study, _ = run(ranges, source, "allocator", 48)
+    learnt: list[list[Plan]] = []
+    proposed = Values.proposed
+
+    def noted(self: Values, plans: list[Plan], losses: list[float], seed: int) -> Plan:
+        learnt.append(plans)
+        return proposed(self, plans, losses, seed)
+
+    monkeypatch.setattr(Values, "proposed", noted)
+    run(ranges, source, "allocator", 3, study)
+    assert learnt
+    for plans in learnt:
+        assert 16 <= len(plans) <= 18
+        assert all(ranges[0].hold(plan) for plan in plans)
+
+
+def test_what_the_allocator_makes_of_no_policy_is_known_in_all_ranges(ranges: list[Limits], source: Source) -> None:
+    losses, heal = losses_of(ranges[0], source.vocabulary.coverage), Heal(HEAL_STEPS)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    for limits in ranges:
+        for start in few_starts(limits, losses, heal, 20):
+            study.add_trial(
+                create_trial(
+                    params=encode(start.plan, limits.layout),
+                    distributions=distributions(limits.layout, HEAL_STEPS),
+                    values=[loss(limits, start.plan), 1.0],
+                    user_attrs=dict(start.kept),
+                )
+            )
+    sampler = sampler_named("policy", ranges[1], losses, 0)
+    assert isinstance(sampler, PolicySampler)
+    known = sampler._policies_of(RangeStudy(study, "bin 2").get_trials())
+    assert [set(one.params.values()) for one in known] == [{0.0}] * len(ranges)
 
 
 def test_of_one_range_all_is_as_without(ranges: list[Limits], source: Source) -> None:

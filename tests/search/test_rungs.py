@@ -224,6 +224,21 @@ def test_one_perfect_trial_does_not_lead_the_others_astray() -> None:
     assert with_perfect == pytest.approx(plain, rel=0.35)
 
 
+def test_samplers_see_settled_losses() -> None:
+    study = in_memory()
+    for x, (loss, divergence) in enumerate([(30.0, 0.1), (10.0, 0.2), (50.0, 0.3)]):
+        study.add_trial(
+            create_trial(
+                params={"x": x},
+                distributions={"x": optuna.distributions.IntDistribution(0, 99)},
+                values=[loss, 900.0],
+                user_attrs={HEALED: divergence},
+            )
+        )
+    seen = [trial.values[0] for trial in SeenStudy(study).get_trials()]
+    assert seen == settled_losses(study.trials) != [trial.values[0] for trial in study.trials]
+
+
 def test_pruned_trials_stay_where_nothing_is_complete() -> None:
     study = in_memory()
     add(study, 1, [2.0], None)
@@ -284,6 +299,18 @@ def test_finalists_are_the_best_and_each_plan_is_one() -> None:
     assert [trial.values[0] for trial in choose(complete, 9)] == [20.0, 35.0, 40.0, 60.0]
     assert choose([], 3) == []
     assert best_of_kind(complete, "allocator") is None
+
+
+def test_finalists_of_a_range_are_chosen_by_what_all_ranges_say_of_healing() -> None:
+    """Of the range's two the second was lucky: by itself it is the better one, beside the others it is not."""
+    others = healed_trials([30.0, 50.0] * 15, [0.1, 0.3] * 15)
+    here = healed_trials([40.0, 38.0], [0.1, 0.3])
+    for number, trial in enumerate([*others, *here]):
+        trial.number, trial.params = number, {"x": number}
+    assert choose(here, 1) == [here[1]]
+    assert choose([*others, *here], 1, lambda one: one in here) == [here[0]]
+    here[0].user_attrs["baseline"] = here[1].user_attrs["baseline"] = "uniform"
+    assert best_of_kind([*others, *here], "baseline") is here[0]
 
 
 def healed_trials(losses: Sequence[float], divergences: Sequence[float | None]) -> list[FrozenTrial]:

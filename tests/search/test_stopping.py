@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from search.rungs import Score, grains
+from search.rungs import HEALED, Score, grains
 from search.stopping import Stopping, trials_since_better
 from tests.search.test_rungs import dominates
 
@@ -57,6 +57,21 @@ def test_what_counts_is_when_trials_end() -> None:
     trials[1] = trial(7, 1, pruned=True)
     trials[1].datetime_complete = datetime.now() + timedelta(minutes=1)
     assert trials_since_better(trials, weight, ended_before=6) == 1
+
+
+def test_a_lucky_healing_makes_no_front_better() -> None:
+    """Its loss is the least found, but as far from the source as it is others lose more than the best."""
+    found = [(9.0, 0.01), *((12.0, 0.2) for _ in range(9)), (8.0, 0.2), (12.0, 0.2)]
+    trials = []
+    for loss, divergence in found:
+        trials.append(trial(0, 1, pruned=False))
+        trials[-1].values = [loss, 1.0]
+        trials[-1].user_attrs[HEALED] = divergence
+    assert trials_since_better(trials, weight) == 11
+    for one in trials:
+        one.user_attrs.clear()
+        one.user_attrs["bytes"] = 1
+    assert trials_since_better(trials, weight) == 1
 
 
 def test_running_trials_do_not_count() -> None:

@@ -10,8 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import launch
 from models.loading import Source
-from search.baselines import losses_of, starts
-from search.samplers import policy_attribute
+from search.baselines import few_starts, losses_of, policy_attribute, starts
 from search.warm import KIND, warm_starts
 from space.bins import bin_range
 from space.genes import distributions, encode, repair
@@ -59,8 +58,25 @@ def test_plans_are_made_to_fit_and_policies_made_anew_and_learnt_from(source: So
     assert not warm_starts("first", [], limits, losses, HEAL, seed=0)
     again = [*trials, trial_of(source, plans[0], 30.0, **{attribute: policy})]
     assert len(warm_starts("first", again, limits, losses, HEAL, seed=0)) == 2
+    many = [trial_of(source, repair(uniform_plan(source.layout, WHOLE, HEAL), above, seed), seed) for seed in range(30)]
+    assert len(warm_starts("first", many, limits, losses, HEAL, seed=0)) == 8
+    assert len(warm_starts("first", many, limits, losses, HEAL, seed=0, of_each=True)) == 2
     kinds = [start.kind for start in starts(limits, losses, HEAL, 40, found)]
     assert kinds == sorted(kinds, key=["baseline", "allocator", KIND, "narrowed"].index)
+
+
+def test_a_warm_start_that_is_a_first_plan_anyway_is_tried_once(source: Source) -> None:
+    """The other study's allocator had its own plan of the policy of zeros: here it leads to this study's."""
+    limits = limits_of(source, 2)
+    losses = losses_of(limits, source.vocabulary.coverage)
+    first = [start for start in starts(limits_of(source, 1), losses, HEAL, 40) if start.kind == "allocator"]
+    trials = [trial_of(source, start.plan, 9.0, **start.kept) for start in first if start.plan.heal == HEAL]
+    warm = warm_starts("first", trials, limits, losses, HEAL, seed=0)
+    assert len(warm) == 1
+    for begin in (starts, few_starts):
+        found = begin(limits, losses, HEAL, 40, [*warm, *warm])
+        assert KIND not in {start.kind for start in found}
+        assert warm[0].plan in {start.plan for start in found}
 
 
 def test_of_a_study_over_all_sizes_the_range_counts_whose_plans_fill_the_nearest_bound(source: Source) -> None:
