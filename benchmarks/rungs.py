@@ -45,7 +45,7 @@ from space.plan import Heal
 
 BIN = 3
 ALL = (1.0, 1.0)
-SHARES = (ALL, (1 / 2, 1 / 2), (1 / 2, 1 / 4), SURVIVAL, (1 / 4, 1 / 4), (1 / 4, 1 / 8))
+SHARES = (ALL, (1, 1 / 4), (1 / 2, 1 / 4), (1, 1 / 6), (1 / 2, 1 / 6), (1, 1 / 8), SURVIVAL)
 # The best that are healed anew.
 BEST = 5
 _FAR_SEED = 32_452_843

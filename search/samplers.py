@@ -228,10 +228,11 @@ class PolicySampler(PlanSampler):
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
-        known = self._policies_of(trials)
+        told = self._told(trials)
+        known = [self._policy_of(one) for one in told]
         policies = ListedStudy(shown(known))
         judges = self._drafting and trial.number % 2 == 1 and len(known) > _FIRST_POLICIES
-        judge = self._judge(trials, known) if judges else None
+        judge = self._judge(told) if judges else None
 
         def propose(again: int) -> tuple[Plan, dict[str, Any]]:
             policy = self._asked(policies, again)
@@ -265,10 +266,8 @@ class PolicySampler(PlanSampler):
             found.append(policy)
         return found
 
-    def _judge(self, trials: Sequence[FrozenTrial], known: Sequence[FrozenTrial]) -> Judge:
-        """Of the plans of known policies."""
-        by_number = {one.number: one for one in trials}
-        told = [by_number[one.number - _ASKINGS] for one in known]
+    def _judge(self, told: Sequence[FrozenTrial]) -> Judge:
+        """Of these trials' plans."""
         layout = self._limits.layout
         rows = [one.user_attrs.get(TRAITS) or traits(decode(one.params, layout), layout) for one in told]
         return Judge([_ordered(row) for row in rows], [one.values[0] for one in told])
@@ -282,16 +281,16 @@ class PolicySampler(PlanSampler):
         means, deviations = judge.expected([_ordered(traits(plan, self._limits.layout)) for _, plan in there])
         return there[int((means - _HOPE * deviations).argmin())][0]
 
-    def _policies_of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """The complete trials whose policies are known, with these for parameters, and their losses alone."""
-        found = []
-        for one in trials:
-            policy = one.user_attrs.get(self._attribute)
-            if policy is not None and one.state == TrialState.COMPLETE:
-                known = copy(one)
-                known.number = one.number + _ASKINGS  # proposals have the numbers before
-                known.params, known.distributions, known.values = policy, self._multipliers, one.values[:1]
-                found.append(known)
+    def _told(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The complete trials whose policies are known."""
+        return [one for one in trials if one.state == TrialState.COMPLETE and self._attribute in one.user_attrs]
+
+    def _policy_of(self, told: FrozenTrial) -> FrozenTrial:
+        """A trial with its policy for parameters, and its loss alone."""
+        found = copy(told)
+        found.number = told.number + _ASKINGS  # proposals have the numbers before
+        found.params, found.distributions = told.user_attrs[self._attribute], self._multipliers
+        found.values = told.values[:1]
         return found
 
 

@@ -171,8 +171,8 @@ def test_what_the_allocator_makes_of_no_policy_is_known_in_all_ranges(ranges: li
             )
     sampler = sampler_named("policy", ranges[1], losses, 0)
     assert isinstance(sampler, PolicySampler)
-    known = sampler._policies_of(RangeStudy(study, "bin 2").get_trials())
-    assert [set(one.params.values()) for one in known] == [{0.0}] * len(ranges)
+    told = sampler._told(RangeStudy(study, "bin 2").get_trials())
+    assert [set(sampler._policy_of(one).params.values()) for one in told] == [{0.0}] * len(ranges)
 
 
 def test_of_one_range_all_is_as_without(ranges: list[Limits], source: Source) -> None:

@@ -138,7 +138,7 @@ def test_policies_are_proposed_as_from_a_study_that_has_them(source: Source, nam
     study, _ = run(limits, source, "policy", 30)
     sampler = sampler_named(name, limits, losses_of(limits, source.vocabulary.coverage), 0)
     assert isinstance(sampler, PolicySampler)
-    known = sampler._policies_of(SeenStudy(study).get_trials())
+    known = [sampler._policy_of(one) for one in sampler._told(SeenStudy(study).get_trials())]
     assert len(known) == 30
     for place, one in enumerate(known):  # the first are the best: whoever overlooks one of them proposes otherwise
         one.values = [float(place)]

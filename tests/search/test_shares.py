@@ -59,14 +59,14 @@ WRONG = RIGHT[::-1]
 def chosen(
     ranks: Mapping[tuple[str, int], Sequence[float]], seconds: Mapping[tuple[str, int], float], heal: float = 30.0
 ) -> Gate:
-    """Of proxies with first rungs of so many utterances, which cost so many seconds; the second costs six.
+    """Of proxies with first rungs of so many utterances, which cost so many seconds; the second costs six more.
 
-    The second rung ranks right.
+    Both rungs rank alike.
     """
     found = {}
     for (proxy, first), one in seconds.items():
-        shares = shares_for(ranked(list(ranks[proxy, first]), RIGHT), 0)
-        found[Gate(proxy, (first, RUNG_UTTERANCES[-1]), shares)] = Cost((one, 6.0), heal).of(shares)
+        shares = shares_for(ranked(list(ranks[proxy, first]), list(ranks[proxy, first])), 0)
+        found[Gate(proxy, (first, RUNG_UTTERANCES[-1]), shares)] = Cost((one, one + 6.0), heal).of(shares)
     return gate_for(found)
 
 
@@ -91,22 +91,23 @@ def test_a_proxy_that_saves_no_time_is_not_taken() -> None:
     assert chosen(of_default_size(dict.fromkeys(GATES, RIGHT)), nearly, heal=0.0) == DEFAULT
 
 
-def of_divergence(values: Mapping[int, Any]) -> dict[tuple[str, int], Any]:
-    return {("divergence", first): value for first, value in values.items()}
-
-
-SECONDS = of_divergence({4: 1.0, 8: 2.0, 16: 3.0, 24: 4.0})
+def of_sizes(shares: Mapping[int, tuple[float, float]], heal: float = 30.0) -> Gate:
+    """Of first rungs of so many utterances, each with what loses little; an utterance costs a quarter of a second."""
+    costs = {first: Cost((first / 4, 12.0), heal) for first in shares}
+    return gate_for({Gate("divergence", (first, 48), found): costs[first].of(found) for first, found in shares.items()})
 
 
 def test_more_utterances_are_heard_where_few_mislead() -> None:
-    found = chosen(of_divergence({4: WRONG, 8: WRONG, 16: RIGHT, 24: RIGHT}), SECONDS)
-    assert found == Gate(utterances=(16, 48))
+    """The first 8 say so little that none may be ended by them; by 16 half of the trials are."""
+    lax = {4: (1.0, 0.5), 8: (1.0, 0.5), 16: (0.5, 0.25), 24: (0.5, 0.25)}
+    assert of_sizes(lax) == Gate("divergence", (16, 48), (0.5, 0.25))
 
 
 def test_fewer_utterances_are_heard_where_they_rank_as_well_and_much_is_saved() -> None:
-    right = of_divergence(dict.fromkeys((4, 8, 16, 24), RIGHT))
-    assert chosen(right, SECONDS) == DEFAULT
-    assert chosen(right, SECONDS, heal=0.0) == Gate(utterances=(4, 48))
+    alike = dict.fromkeys((4, 8, 16, 24), (0.5, 0.25))
+    assert of_sizes(alike).utterances == (8, 48), "healing is what takes time"
+    assert of_sizes(dict.fromkeys((4, 8, 16, 24), (0.2, 0.25)), heal=0.0).utterances == (4, 48)
+    assert of_sizes(dict.fromkeys((4, 8, 16, 24), SURVIVAL), heal=0.0) == DEFAULT, "where the first rung ends none"
 
 
 SIZES = [(proxy, first) for proxy in GATES for first in FIRST_UTTERANCES]
