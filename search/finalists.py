@@ -30,15 +30,13 @@ from space.size import plan_parameters, units
 RESULT = "result.json"
 
 
-def choose(
-    complete: Sequence[FrozenTrial], count: int, counts: Callable[[FrozenTrial], bool] = lambda _trial: True
-) -> list[FrozenTrial]:
-    """`count` of a study's complete trials to examine in full, of those that count, the best first.
+def choose(complete: Sequence[FrozenTrial], count: int, among: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
+    """The `count` best of a study's complete trials to examine in full, `among` those of which that is true.
 
     Bytes do not matter here: a finalist fills what is left under the bound. Of trials that differ in their steps of
     healing alone the best one counts.
     """
-    return best_first(complete, ("heal_steps",), counts)[:count]
+    return best_first(complete, ("heal_steps",), among)[:count]
 
 
 def best_of_kind(complete: Sequence[FrozenTrial], kind: str) -> FrozenTrial | None:

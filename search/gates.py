@@ -12,8 +12,8 @@ RUNG_UTTERANCES = (8, 48)
 # What the first rung may score instead, where a study's fidelity says so (decision 0027).
 FIRST_UTTERANCES = (4, 8, 16, 24)
 # Share of a rung's trials that go on to the next. Healing costs many times what the first two rungs cost together, so
-# few get there; the first knows less than the second and saves next to nothing, so it ends none (decision 0032,
-# measured on the bundled model).
+# few get there; the first knows less than the second and saves next to nothing, so it ends none but those without a
+# score (decision 0032, measured on the bundled model).
 SURVIVAL = (1.0, 1 / 10)
 
 

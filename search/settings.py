@@ -24,7 +24,7 @@ from space.layout import Layout
 # what is removed, too. 7: the last rung translates. 8: what a coded matrix leaves of its bytes others take.
 # 9: losses are settled by the divergence after healing. 10: trials heal on 32 rows a step. 11: they stay unhealed where
 # that diverges less.
-FORMAT = 11
+FORMAT = 12
 
 BANK_SIZE = "20GB"
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.

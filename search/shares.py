@@ -1,8 +1,8 @@
 """By which proxy trials are stopped, on how many utterances, and how many go on, where a study of proxies says it.
 
-The default is the bundled model's (decision 0032). A few dozen plans cannot show that stricter shares would do: they
-can show that these are too strict (decision 0019). A share of 1 takes a rung out. The proxy may be another one
-(decision 0024), and so may the size of the first rung (decision 0027).
+The default is the bundled model's (decision 0032). A few dozen plans cannot show that fewer healings would do: they can
+show that these are too few (decision 0019). A share of 1 takes a rung out. The proxy may be another one (decision
+0024), and so may the size of the first rung (decision 0027).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from statistics import fmean
 from search.gates import DEFAULT, SURVIVAL, Gate
 from search.rungs import Score, promising
 
-# From the default up, by how many go on; the last ones let every trial go on.
-LADDER = (SURVIVAL, (1 / 2, 1 / 4), (1.0, 1 / 4), (1 / 2, 1 / 2), (1.0, 1 / 2), (1.0, 1.0))
+# From the default up, by how many heal in the end; the last ones let every trial go on.
+LADDER = (SURVIVAL, (1.0, 1 / 6), (1.0, 1 / 4), (1 / 2, 1 / 2), (1.0, 1 / 2), (1.0, 1.0))
 # Points of chrF that the best plan may lose by rungs on the mean: less than one healing's noise.
 _MOST_LOST = 0.5
 # Another gate than the default must take less than this share of its seconds: they differ by noise.

@@ -97,14 +97,16 @@ def complete_trials(settings: SearchSettings, name: str, shared: Mapping[str, An
 
 
 def best_first(
-    trials: Sequence[FrozenTrial], besides: Collection[str], counts: Callable[[FrozenTrial], bool] = lambda _trial: True
+    trials: Sequence[FrozenTrial], besides: Collection[str], among: Callable[[FrozenTrial], bool] = lambda _trial: True
 ) -> list[FrozenTrial]:
-    """Those of a study's complete trials that count, by settled loss; of those that differ in `besides` alone the best.
+    """Complete trials of a study, `among` those of which that is true, by settled loss.
+
+    Of trials whose parameters differ in `besides` alone the best one.
 
     What a divergence after healing comes to is learnt from all of them, as rungs and samplers do.
     """
     found: dict[str, FrozenTrial] = {}
-    by_loss = (pair for pair in zip(settled(trials), trials, strict=True) if counts(pair[1]))
+    by_loss = (pair for pair in zip(settled(trials), trials, strict=True) if among(pair[1]))
     for _, trial in sorted(by_loss, key=lambda pair: (pair[0].values[0], pair[0].number)):
         plan = {name: value for name, value in trial.params.items() if name not in besides}
         found.setdefault(json.dumps(plan, sort_keys=True), trial)

@@ -28,9 +28,8 @@ from space.plan import Heal, Plan, Sublayer
 from space.policy import Loss, multipliers
 
 # Prior deviations: of policies' multipliers in shares of their ranges; of each choice's own, of all it costs and of
-# what goes, in powers of two; of the loss's level, which may be of another unit than what options cost, and of
-# interactions, in nats.
-_SHARED, _OWN, _OWN_INSIDE, _LEVEL, _INTERACTION = 0.25, 0.3, 0.45, 10.0, 0.3
+# what goes, in powers of two; of the loss's level and of interactions, in nats.
+_SHARED, _OWN, _OWN_INSIDE, _LEVEL, _INTERACTION = 0.25, 0.3, 0.45, 1.0, 0.3
 # Deviation of a loss's logarithm, how it grows with what the loss is above the best, in nats, and up to where.
 _NOISE, _FARTHER, _FARTHEST = 0.15, 0.5, 3.0
 # What share of its deviations a draw is from the mean: whole ones go by what nobody has tried.

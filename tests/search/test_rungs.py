@@ -280,6 +280,10 @@ def test_samplers_learn_from_pruned_trials() -> None:
     assert distance(SeenStudy(study)) < 15 < distance(study)
 
 
+def anyone(_trial: FrozenTrial) -> bool:
+    return True
+
+
 def test_finalists_are_the_best_and_each_plan_is_one() -> None:
     study = in_memory()
     for x, steps, loss in ((0, 25, 40.0), (1, 25, 30.0), (2, 50, 35.0), (1, 50, 20.0), (3, 0, 60.0)):
@@ -293,11 +297,11 @@ def test_finalists_are_the_best_and_each_plan_is_one() -> None:
         )
     add(study, 9, [0.1], None)
     complete = study.get_trials(states=(TrialState.COMPLETE,))
-    chosen = choose(complete, 3)
+    chosen = choose(complete, 3, anyone)
     assert [trial.values[0] for trial in chosen] == [20.0, 35.0, 40.0]
     assert best_of_kind(complete, "baseline") == chosen[-1]
-    assert [trial.values[0] for trial in choose(complete, 9)] == [20.0, 35.0, 40.0, 60.0]
-    assert choose([], 3) == []
+    assert [trial.values[0] for trial in choose(complete, 9, anyone)] == [20.0, 35.0, 40.0, 60.0]
+    assert choose([], 3, anyone) == []
     assert best_of_kind(complete, "allocator") is None
 
 
@@ -307,7 +311,7 @@ def test_finalists_of_a_range_are_chosen_by_what_all_ranges_say_of_healing() -> 
     here = healed_trials([40.0, 38.0], [0.1, 0.3])
     for number, trial in enumerate([*others, *here]):
         trial.number, trial.params = number, {"x": number}
-    assert choose(here, 1) == [here[1]]
+    assert choose(here, 1, anyone) == [here[1]]
     assert choose([*others, *here], 1, lambda one: one in here) == [here[0]]
     here[0].user_attrs["baseline"] = here[1].user_attrs["baseline"] = "uniform"
     assert best_of_kind([*others, *here], "baseline") is here[0]
