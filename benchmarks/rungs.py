@@ -47,7 +47,7 @@ from space.plan import Heal
 
 BIN = 3
 ALL = (1.0, 1.0)
-SHARES = (ALL, (1, 1 / 4), (1 / 2, 1 / 4), (1, 1 / 6), (1 / 2, 1 / 6), (1, 1 / 8), SURVIVAL)
+SHARES = (ALL, (1, 1 / 4), (1 / 2, 1 / 4), (1, 1 / 6), (1 / 2, 1 / 6), SURVIVAL, (1, 1 / 10))
 # The best that are healed anew.
 BEST = 5
 _FAR_SEED = 32_452_843

@@ -29,7 +29,7 @@ _FIRST_TRIALS, _LAST_TRIALS = 6, 24
 _GRAINS = 10
 _LEAST = 1e-9
 # Complete trials from which losses are expected by what plans are made of, and the prices of weights before and then.
-LEARNT, _FEW_PRICE, _PRICE = 20, 0.5, 10.0
+LEARNT, _FEW_PRICE, _PRICE = 12, 0.5, 10.0
 # Losses (100 - chrF) are told apart from here up, and none is expected below the best by more than this factor.
 _LEAST_LOSS, _BETTER = 0.5, 4.0
 # Attributes of trials: divergence, or the study's other gate, at each rung before healing; seconds up to each rung
@@ -239,7 +239,7 @@ def expected(asked: Sequence[Standing], complete: Sequence[Standing], rung: int)
     The divergences of the complete ones are all numbers.
 
     Of the loss's logarithm, on that of the divergence, how many sublayers are removed and that squared: how close a
-    plan is, how much it keeps, and that too little is lost (decision 0016); and on the steps of healing. From 20
+    plan is, how much it keeps, and that too little is lost (decision 0016); and on the steps of healing. From 12
     complete trials on also on what plans are made of (decision 0019). Of two plans that are otherwise alike the closer
     one is never expected to be worse, be it closer than any before. NaN of trials whose divergence is none.
     """

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.finalists import best_of_kind, choose
 from search.rungs import (
     HEALED,
+    LEARNT,
     Score,
     SeenStudy,
     Standing,
@@ -172,7 +173,9 @@ def standing(divergence: float, loss: float | None = None, *, removed: int = 0, 
     return Standing((divergence,), 900, removed, 25, made_of, loss)
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), max_size=19), st.integers(1, 9), st.integers(0, 3))
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), max_size=LEARNT - 1), st.integers(1, 9), st.integers(0, 3)
+)
 def test_before_enough_trials_are_complete_a_rung_ranks_what_it_measured(
     earlier: list[tuple[int, int]], divergence: int, removed: int
 ) -> None:
@@ -184,9 +187,9 @@ def test_before_enough_trials_are_complete_a_rung_ranks_what_it_measured(
 
 
 def test_a_rung_learns_what_healing_makes_of_plans() -> None:
-    """Plans are equally close, and narrow ones heal better: known from twenty complete trials on, not before."""
+    """Plans are equally close, and narrow ones heal better: known from so many complete trials on, not before."""
     rng = np.random.default_rng(0)
-    known = [standing(rng.uniform(1, 2), 10.0 + 10 * width, width=width) for width in rng.uniform(0, 1, 20)]
+    known = [standing(rng.uniform(1, 2), 10.0 + 10 * width, width=width) for width in np.linspace(0, 1, LEARNT)]
     pruned = [standing(rng.uniform(1, 2), width=width) for width in rng.uniform(0, 1, 20)]
     narrow, wide = standing(1.9, width=0.1), standing(1.1, width=0.9)
     for learnt, earlier in ((True, [*known, *pruned]), (False, [*known[1:], *pruned])):
@@ -194,7 +197,7 @@ def test_a_rung_learns_what_healing_makes_of_plans() -> None:
         assert goes_on(wide, earlier, 1000, (1 / 4,)) != learnt
     close, far = expected([standing(1.1, width=0.5), standing(1.9, width=0.5)], known, 0)
     assert close <= far
-    assert expected([narrow, wide], known, 0) == pytest.approx([11, 19], abs=1.5)
+    assert expected([narrow, wide], known, 0) == pytest.approx([11, 19], abs=2.5)
     assert not goes_on(standing(math.nan, width=0.1), [*known, *pruned], 1000, (1 / 4,))
 
 
