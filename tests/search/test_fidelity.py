@@ -16,6 +16,7 @@ from search.baselines import losses_of
 from search.fidelity import HALVES, fidelity_plans, foreseen
 from search.gates import FIRST_UTTERANCES, GATES, Gate
 from search.kept import kept_fidelity
+from search.rungs import LEARNT
 from search.shares import LADDER
 from space.bins import bin_range
 from space.limits import Limits
@@ -143,7 +144,7 @@ def test_what_a_study_expects_of_a_plan_is_learnt_from_the_others(tmp_path: Path
     again = foreseen(plans, rows, source.layout)
     assert scores(again, "expected loss, 48")[7] == pytest.approx(scores(found, "expected loss, 48")[7])
     assert scores(again, "expected loss, 48")[8] != scores(found, "expected loss, 48")[8]
-    assert foreseen(plans[:20], rows[:20], source.layout) == rows[:20], "too few to learn from"
+    assert foreseen(plans[:LEARNT], rows[:LEARNT], source.layout) == rows[:LEARNT], "too few to learn from"
 
 
 @pytest.mark.parametrize(
