@@ -18,7 +18,6 @@ studies/benchmark-rungs.log, beside the bank of searches; the same command takes
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -32,9 +31,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from benchmarks.publish import publish_seeds, target
-from search.baselines import BASELINE, starts
+from search.baselines import BASELINE, WHOLE_KINDS, starts
 from search.gates import SURVIVAL, Gate
-from search.loop import WHOLE_KINDS, Terms, run_trials
+from search.loop import Terms, run_trials
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pools.here import InProcess
 from search.rungs import DIVERGENCES, SECONDS, goes_on, settled, standing_of, standings
@@ -159,30 +158,28 @@ def rows_of(
     if simple <= min(trial.values[0] for trial in worth.values()):
         raise SystemExit(f"seed {seed}: no trial is better than the best simple baseline yet; take more --trials")
     reference = simple, 2.0 * limits.size_range.bound_bytes
-    rows: list[dict[str, Any]] = []
-    # what of the first shares, which let all trials through, everything is a share of
-    seconds = volume = gain = math.nan
-    for shares in SHARES:
-        found = replayed(trials, limits, shares)
-        left = sorted((worth[trial.number] for trial in found.complete), key=lambda trial: trial.values[0])
-        mean_anew = fmean(anew(trial) for trial in left[:BEST])
-        if shares == ALL:
-            seconds, volume, gain = found.seconds, hypervolume(left, reference), simple - mean_anew
-        rows.append(
-            {
-                "seed": seed,
-                "go on": ", ".join(f"{share:.2f}" for share in shares),
-                "trials to the end": len(left),
-                "healed": found.healed,
-                "best loss": round(left[0].values[0], 2),
-                "mean of the best": round(fmean(trial.values[0] for trial in left[:BEST]), 2),
-                "hypervolume": round(hypervolume(left, reference) / volume, 4),
-                "mean anew": round(mean_anew, 2),
-                "gain anew": round((simple - mean_anew) / gain, 4),
-                "seconds": round(found.seconds / seconds, 3),
-            }
-        )
-    return rows
+    found = {shares: replayed(trials, limits, shares) for shares in SHARES}
+    left = {
+        shares: sorted((worth[trial.number] for trial in one.complete), key=lambda trial: trial.values[0])
+        for shares, one in found.items()
+    }
+    means_anew = {shares: fmean(anew(trial) for trial in some[:BEST]) for shares, some in left.items()}
+    volume, gain = hypervolume(left[ALL], reference), simple - means_anew[ALL]
+    return [
+        {
+            "seed": seed,
+            "go on": ", ".join(f"{share:.2f}" for share in shares),
+            "trials to the end": len(left[shares]),
+            "healed": found[shares].healed,
+            "best loss": round(left[shares][0].values[0], 2),
+            "mean of the best": round(fmean(trial.values[0] for trial in left[shares][:BEST]), 2),
+            "hypervolume": round(hypervolume(left[shares], reference) / volume, 4),
+            "mean anew": round(means_anew[shares], 2),
+            "gain anew": round((simple - means_anew[shares]) / gain, 4),
+            "seconds": round(found[shares].seconds / found[ALL].seconds, 3),
+        }
+        for shares in SHARES
+    ]
 
 
 def main() -> None:

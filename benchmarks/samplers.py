@@ -22,7 +22,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -34,7 +34,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from rich.console import Console
 
 from benchmarks.publish import publish_bins, target
-from search.baselines import starts
+from search.baselines import Start, starts
 from search.finalists import read_keyed
 from search.gates import RUNG_UTTERANCES
 from search.loop import suggest
@@ -101,15 +101,13 @@ class Bench:
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
         first = starts(self.limits, self.losses, NO_HEAL, trials)
-        return self.searched(self._sampler(name, seed), [(start.plan, start.kept) for start in first], trials)
+        return self.searched(self._sampler(name, seed), first, trials)
 
-    def searched(
-        self, sampler: BaseSampler, first: Sequence[tuple[Plan, Mapping[str, Any]]], trials: int
-    ) -> dict[str, Any]:
-        """What a sampler finds behind the first plans, of which trials keep what stands beside them."""
+    def searched(self, sampler: BaseSampler, first: Sequence[Start], trials: int) -> dict[str, Any]:
+        """What a sampler finds behind the first plans."""
         study = optuna.create_study(sampler=sampler)
-        for plan, attributes in first:
-            study.enqueue_trial(encode(plan, self.limits.layout), user_attrs=dict(attributes))
+        for start in first:
+            study.enqueue_trial(encode(start.plan, self.limits.layout), user_attrs=dict(start.kept))
         found: list[float | None] = []
         seconds = []
         best: tuple[float, Plan] | None = None
@@ -250,7 +248,8 @@ def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges:
     path = FOLDER / f"bin{at_work.number}, best known, {exchanges} exchanges.json"
     swap = sampler_named(SWAP, at_work.limits, at_work.losses, 0, 0)
     plan = plan_from_json(best["plan"])
-    found = kept(path, f"{at_work.made_of}|{best['plan']}", lambda: at_work.searched(swap, [(plan, {})], exchanges))
+    first = [Start("best", "of all runs", plan)]
+    found = kept(path, f"{at_work.made_of}|{best['plan']}", lambda: at_work.searched(swap, first, exchanges))
     return min(one for one in found["divergences"] if one is not None), evaluations + exchanges
 
 

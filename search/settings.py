@@ -23,7 +23,7 @@ from space.layout import Layout
 # made up for, and healing weighs states more. 5: entries have a price, moments are of more rows. 6: rungs rank on
 # what is removed, too. 7: the last rung translates. 8: what a coded matrix leaves of its bytes others take.
 # 9: losses are settled by the divergence after healing. 10: trials heal on 32 rows a step. 11: they stay unhealed where
-# that diverges less.
+# that diverges less. 12: an allocator's trial says of which policy it is; rungs have other shares.
 FORMAT = 12
 
 BANK_SIZE = "20GB"
