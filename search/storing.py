@@ -12,22 +12,27 @@ from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import insert
+from sqlalchemy import Engine, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 
 class PlanStorage(RDBStorage):
-    """Optuna's, but for how the parameters of a trial that is stored as a whole are written.
+    """Optuna's, but for how the parameters of a trial that is stored as a whole are written, and for indices.
 
     Optuna writes them one by one, three statements each: whether the trial may still be changed, whether another trial
     has a distribution that contradicts, the parameter. Of a trial that is new in this very transaction the first is
     known, and a study's settings say what its space is.
+
+    Optuna makes tables that are missing, but no index of a table that is there: where its maker was killed between the
+    two, nothing would keep a second study from having the same name.
     """
 
-    def __init__(self, url: str, **arguments: Any) -> None:
+    def __init__(self, url: str, *, skip_table_creation: bool = False, **arguments: Any) -> None:
         try:
-            super().__init__(url, **arguments)
+            super().__init__(url, skip_table_creation=skip_table_creation, **arguments)
+            if not skip_table_creation:
+                _make_indices(self.engine)
         except DBAPIError:
             self.engine.dispose()  # one that is not taken leaves no connections behind
             raise
@@ -102,6 +107,12 @@ class DrivenStorage(_CachedStorage):
         super()._read_trials_from_remote_storage(study_id)
         self._known = study_id
         self._changed.clear()
+
+
+def _make_indices(engine: Engine) -> None:
+    for table in models.BaseModel.metadata.sorted_tables:
+        for index in table.indexes:
+            index.create(engine, checkfirst=True)
 
 
 @cache

@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 from search.storages import storage_of
 from search.storing import DrivenStorage, PlanStorage
@@ -128,3 +128,38 @@ def test_studies_that_begin_at_the_same_time_make_one_database(tmp_path: Path) -
             new = f"sqlite:///{tmp_path / f'{i}.db'}"
             list(threads.map(begin, range(4), [new] * 4))
             assert sorted(optuna.get_all_study_names(new)) == ["bin0", "bin1", "bin2", "bin3"]
+
+
+class Killed(BaseException):
+    """As a signal that nothing catches."""
+
+
+def killed_behind(url: str, statements: int) -> bool:
+    """Makes a database and is killed behind so many statements; whether there were as many."""
+    left = statements
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+
+    event.listen(Engine, "after_cursor_execute", count)
+    try:
+        with storage_of(url):
+            return False
+    except Killed:
+        return True
+    finally:
+        event.remove(Engine, "after_cursor_execute", count)
+
+
+def test_a_database_whose_making_was_killed_at_any_statement_knows_a_study_once(tmp_path: Path) -> None:
+    kills = 0
+    while killed_behind(url := f"sqlite:///{tmp_path / f'{kills}.db'}", kills + 1):
+        with storage_of(url) as storage:
+            for _ in range(2):
+                optuna.create_study(storage=storage, study_name="bin3", load_if_exists=True)
+            assert optuna.get_all_study_names(storage) == ["bin3"]
+        kills += 1
+    assert kills > 20
