@@ -152,6 +152,7 @@ class RepairingSampler(PlanSampler):
     """Lets a sampler of Optuna's propose, and repairs the proposal into the limits.
 
     It is made anew for each trial: samplers that keep what they know in the study, or in trials, lose nothing by it.
+    Plans that were tried first are the first generation of those that breed.
     """
 
     needs_trial = True
@@ -162,6 +163,8 @@ class RepairingSampler(PlanSampler):
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         inner = self._make_inner(seed)
+        if isinstance(inner, (NSGAIISampler, NSGAIIISampler)):
+            study = _BredStudy(study, inner._get_generation_key())
         inner.before_trial(study, trial)
         known = inner.infer_relative_search_space(study, trial)
         params = _sampled(inner, study, trial, known, self._space)
@@ -315,6 +318,26 @@ class AllocatorSampler(PolicySampler):
             return super()._proposed(study, trial, seed)
         plans, losses = [decode(one.params, self._limits.layout) for one in known], [one.values[0] for one in known]
         return self._untried(trials, seed, lambda again: (self._values.proposed(plans, losses, again), {}))
+
+
+class _BredStudy(SeenStudy):
+    """A study whose ended trials are all of a generation, as the attribute `key` says: those of none of the first."""
+
+    def __init__(self, study: SeenStudy, key: str) -> None:
+        super().__init__(study)
+        self._key = key
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [self._bred(trial) for trial in super()._get_trials(deepcopy, states, use_cache)]
+
+    def _bred(self, trial: FrozenTrial) -> FrozenTrial:
+        if self._key in trial.system_attrs or not trial.state.is_finished():
+            return trial
+        found = copy(trial)
+        found.system_attrs = {self._key: 0, **trial.system_attrs}
+        return found
 
 
 class ListedStudy(Study):

@@ -166,6 +166,23 @@ def test_exchanges_begin_at_the_best_plan_that_went_through_every_rung(source: S
         assert len(narrower) <= 3
 
 
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_plans_that_are_tried_first_breed(source: Source, name: str) -> None:
+    """Children of so many of one plan are near it."""
+    limits = limits_of(source)
+    losses = losses_of(limits, source.vocabulary.coverage)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler_named(name, limits, losses, 0))
+    first = encode(least_loss_plan(limits, losses["prior values"]), limits.layout)
+    for _ in range(20):
+        study.enqueue_trial(first)
+    for _ in range(21):
+        trial = study.ask()
+        suggest(trial, limits.layout, HEAL_STEPS)
+        study.tell(trial, [1.0, 1.0])
+    changed = [key for key, value in study.trials[-1].params.items() if first[key] != value]
+    assert len(changed) < len(first) / 4
+
+
 def test_policies_are_learnt_from(source: Source) -> None:
     """A policy nobody told of says what plans cost: 40 trials bring more than half of what knowing it would."""
     limits, rng = limits_of(source), random.Random(0)
