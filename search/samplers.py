@@ -162,12 +162,12 @@ class RepairingSampler(PlanSampler):
         self._make_inner = make_inner
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
-        inner = self._make_inner(seed)
+        inner, seen = self._make_inner(seed), study
         if isinstance(inner, (NSGAIISampler, NSGAIIISampler)):
-            study = _BredStudy(study, inner._get_generation_key())
-        inner.before_trial(study, trial)
-        known = inner.infer_relative_search_space(study, trial)
-        params = _sampled(inner, study, trial, known, self._space)
+            seen = BredStudy(study, inner._get_generation_key())
+        inner.before_trial(seen, trial)
+        known = inner.infer_relative_search_space(seen, trial)
+        params = _sampled(inner, seen, trial, known, self._space)
         return repair(decode(params, self._limits.layout), self._limits, seed), {}
 
 
@@ -320,17 +320,17 @@ class AllocatorSampler(PolicySampler):
         return self._untried(trials, seed, lambda again: (self._values.proposed(plans, losses, again), {}))
 
 
-class _BredStudy(SeenStudy):
-    """A study whose ended trials are all of a generation, as the attribute `key` says: those of none of the first."""
+class BredStudy(SeenStudy):
+    """A study as it is `seen`, but that trials which ended are of a generation, the attribute `key`, if of none: 0."""
 
-    def __init__(self, study: SeenStudy, key: str) -> None:
-        super().__init__(study)
-        self._key = key
+    def __init__(self, seen: SeenStudy, key: str) -> None:
+        super().__init__(seen)
+        self._seen, self._key = seen, key
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [self._bred(trial) for trial in super()._get_trials(deepcopy, states, use_cache)]
+        return [self._bred(trial) for trial in self._seen._get_trials(deepcopy, states, use_cache)]
 
     def _bred(self, trial: FrozenTrial) -> FrozenTrial:
         if self._key in trial.system_attrs or not trial.state.is_finished():

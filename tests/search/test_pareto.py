@@ -27,7 +27,7 @@ from search.pareto import ParetoSampler, RangeStudy, placed, sampler_over, size_
 from search.pools.here import InProcess
 from search.pools.pool import Evaluation, Rungs
 from search.rungs import RANGE
-from search.samplers import SAMPLER_NAMES, PolicySampler, sampler_named
+from search.samplers import SAMPLER_NAMES, BredStudy, PolicySampler, sampler_named
 from search.values import Values
 from space.bins import REFERENCE_BYTES, all_ranges, bin_of, bin_range
 from space.genes import HEAL_STEPS, distributions, encode
@@ -134,6 +134,16 @@ def test_a_range_learns_from_the_others(ranges: list[Limits], source: Source) ->
     assert len(of_places) == 4, "the four of each range have its places, not their losses"
     assert fmean(map(math.log, of_places)) == pytest.approx(0, abs=1e-6)
     assert all(any(key.startswith("policy on") for key in trial.user_attrs) for trial in seen.get_trials())
+
+
+def test_what_breeds_sees_a_range_as_others_do(ranges: list[Limits], source: Source) -> None:
+    """But that all that ended is of a generation, the first unless it says another."""
+    study, _ = run(ranges, source, "nsga2", 24)
+    study.enqueue_trial(study.trials[0].params, user_attrs={RANGE: "bin 2"})
+    seen = RangeStudy(study, "bin 2")
+    bred = BredStudy(seen, "generation")
+    assert [trial.values for trial in bred.trials] == [trial.values for trial in seen.trials]
+    assert [trial.system_attrs.get("generation") for trial in bred.trials] == [0] * 24 + [None]
 
 
 def test_values_are_learnt_from_trials_of_the_range(
