@@ -24,7 +24,7 @@ from corpora.roles import BUNDLED, ORIGIN, ROLES, TALKS, fingerprint_of
 from space.errors import UserError
 from space.files import write_whole
 
-FORMS = "a folder of roles, acl6060:FOLDER, hf:NAME or MANIFEST.jsonl"
+FORMS = "a folder of roles, acl6060:FOLDER, hf:NAME or LIST.jsonl"
 # Another form of what is kept: data are imported anew.
 # 2: their fingerprint is of whole talks, too.
 _FORMAT = 2
