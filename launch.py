@@ -539,7 +539,7 @@ def _add_search(commands: Any, shared: _Shared) -> None:
     search.add_argument(
         "--finalists",
         type=int,
-        help=f"the best trials, which are healed in full and evaluated ({_FINALISTS}; with --pareto {_FINALISTS_OF_EACH} a size)",
+        help=f"best trials, healed in full and evaluated ({_FINALISTS}; with --pareto {_FINALISTS_OF_EACH} a size)",
     )
     _add_trial_heal_steps(search)
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
