@@ -11,7 +11,16 @@ from typing import Any
 
 from optuna import Study, create_study
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseGASampler,
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.baselines import least_loss_plan, policy_attribute
@@ -163,7 +172,7 @@ class RepairingSampler(PlanSampler):
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         inner, seen = self._make_inner(seed), study
-        if isinstance(inner, (NSGAIISampler, NSGAIIISampler)):
+        if isinstance(inner, BaseGASampler):
             seen = BredStudy(study, inner._get_generation_key())
         inner.before_trial(seen, trial)
         known = inner.infer_relative_search_space(seen, trial)

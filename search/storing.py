@@ -20,9 +20,9 @@ from sqlalchemy.orm import Session
 class PlanStorage(RDBStorage):
     """Optuna's, but for how the parameters of a trial that is stored as a whole are written, and for indices.
 
-    Optuna writes them one by one, three statements each: whether the trial may still be changed, whether another trial
-    has a distribution that contradicts, the parameter. Of a trial that is new in this very transaction the first is
-    known, and a study's settings say what its space is.
+    Optuna writes parameters one by one, three statements each: whether the trial may still be changed, whether another
+    trial has a distribution that contradicts, the parameter. Of a trial that is new in this very transaction the first
+    is known, and a study's settings say what its space is.
 
     Optuna makes tables that are missing, but no index of a table that is there: where its maker was killed between the
     two, nothing would keep a second study from having the same name.

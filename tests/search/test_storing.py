@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,7 @@ def killed_behind(url: str, statements: int) -> bool:
 def test_a_database_whose_making_was_killed_at_any_statement_knows_a_study_once(tmp_path: Path) -> None:
     kills = 0
     while killed_behind(url := f"sqlite:///{tmp_path / f'{kills}.db'}", kills + 1):
+        gc.collect()  # of who was killed no connection is left, which might hold a lock
         with storage_of(url) as storage:
             for _ in range(2):
                 optuna.create_study(storage=storage, study_name="bin3", load_if_exists=True)
