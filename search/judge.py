@@ -17,18 +17,22 @@ _LENGTHS, _NOISES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.003, 0.01, 0.03, 0.1, 0.
 _MOST = 150
 
 
+def heard_of(losses: Sequence[float]) -> list[int]:
+    """Of many plans the places of those that are enough to judge by: the best and the last, in their order."""
+    best = np.argsort(losses, kind="stable")[:_MOST].tolist()
+    return sorted({*best, *range(max(0, len(losses) - _MOST), len(losses))})
+
+
 class Judge:
     """A Gaussian process of the logarithm of losses; length and noise have the largest marginal likelihood of a grid.
 
-    Rasmussen and Williams 2006, sections 2.2 and 5.4.1. `known` (plans, traits) and their losses stand in the order in
-    which they were tried.
+    Rasmussen and Williams 2006, sections 2.2 and 5.4.1. Of `known` (plans, traits) and their losses; time grows as the
+    cube of how many there are (`heard_of`).
     """
 
     def __init__(self, known: Sequence[Sequence[float]], losses: Sequence[float]) -> None:
-        order = np.argsort(losses, kind="stable")[:_MOST].tolist()
-        chosen = sorted({*order, *range(max(0, len(losses) - _MOST), len(losses))})
-        table = np.array([known[i] for i in chosen], dtype=float)
-        logs = np.log([max(_LEAST, losses[i]) for i in chosen])
+        table = np.array(known, dtype=float)
+        logs = np.log(np.maximum(_LEAST, losses))
         self._centre, self._mean, spread = table.mean(0), float(logs.mean()), table.std(0)
         self._scale = np.where(spread < _LEAST, 1.0, spread) * math.sqrt(table.shape[1])
         self._known = (table - self._centre) / self._scale

@@ -24,7 +24,7 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.baselines import least_loss_plan, policy_attribute
-from search.judge import Judge
+from search.judge import Judge, heard_of
 from search.rungs import RANGE, TRAITS, SeenStudy
 from search.values import EVERYTHING, Uses, Values
 from space.drafts import Drafts
@@ -241,16 +241,15 @@ class PolicySampler(PlanSampler):
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
         told = self._told(trials)
-        known = [self._policy_of(one) for one in told]
-        policies = ListedStudy(shown(known))
-        judges = self._drafting and trial.number % 2 == 1 and len(known) > _FIRST_POLICIES
+        policies = ListedStudy([self._policy_of(one) for one in shown(told)])
+        judges = self._drafting and trial.number % 2 == 1 and len(told) > _FIRST_POLICIES
         judge = self._judge(told) if judges else None
 
         def propose(again: int) -> tuple[Plan, dict[str, Any]]:
             policy = self._asked(policies, again)
             if judge is not None:
                 others = [self._asked(policies, (again + i * _FAR_SEED) % 2**32) for i in range(1, _ASKED)]
-                near = self._near(known, random.Random(again))
+                near = self._near(told, random.Random(again))
                 policy = self._likeliest([policy, *others, *near], judge)
             return self._plan(policy), {self._attribute: policy}
 
@@ -264,13 +263,13 @@ class PolicySampler(PlanSampler):
     def _asked(self, policies: ListedStudy, seed: int) -> Policy:
         return policies.proposed(self._make_inner(seed), self._multipliers)
 
-    def _near(self, known: Sequence[FrozenTrial], rng: random.Random) -> list[Policy]:
+    def _near(self, told: Sequence[FrozenTrial], rng: random.Random) -> list[Policy]:
         """Policies near the best that are known."""
-        best = sorted(known, key=lambda one: (one.values[0], one.number))
+        best = sorted(told, key=lambda one: (one.values[0], one.number))
         bounds = multipliers(self._limits.layout)
         found: list[Policy] = []
         for _ in range(_NEAR):
-            policy = dict(best[min(int(rng.expovariate(1 / _DOWN)), len(best) - 1)].params)
+            policy = dict(best[min(int(rng.expovariate(1 / _DOWN)), len(best) - 1)].user_attrs[self._attribute])
             changed = [name for name in bounds if rng.random() < _CHANGED] or [rng.choice(list(bounds))]
             for name in changed:
                 low, high = bounds[name]
@@ -280,9 +279,9 @@ class PolicySampler(PlanSampler):
 
     def _judge(self, told: Sequence[FrozenTrial]) -> Judge:
         """Of these trials' plans."""
-        layout = self._limits.layout
-        rows = [one.user_attrs.get(TRAITS) or traits(decode(one.params, layout), layout) for one in told]
-        return Judge([_ordered(row) for row in rows], [one.values[0] for one in told])
+        layout, heard = self._limits.layout, [told[i] for i in heard_of([one.values[0] for one in told])]
+        rows = [one.user_attrs.get(TRAITS) or traits(decode(one.params, layout), layout) for one in heard]
+        return Judge([_ordered(row) for row in rows], [one.values[0] for one in heard])
 
     def _likeliest(self, policies: Sequence[Policy], judge: Judge) -> Policy:
         """The policy whose plan can be hoped to be the best, of those that plans can be drafted of."""

@@ -40,7 +40,7 @@ def fresh(url: str) -> list[FrozenTrial]:
 def step(study: optuna.Study, rng: random.Random) -> None:
     """Anything a driver does."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    match rng.randrange(7):
+    match rng.randrange(9):
         case 0:
             study.enqueue_trial({"x": rng.random()}, user_attrs={"kind": rng.random()})
         case 1:
@@ -55,6 +55,13 @@ def step(study: optuna.Study, rng: random.Random) -> None:
             study.tell(rng.choice(running).number, [rng.random(), 1.0])
         case 6 if running:
             study.tell(rng.choice(running).number, state=rng.choice([TrialState.PRUNED, TrialState.FAIL]))
+        case 7 if running:
+            found = optuna.Trial(study, rng.choice(running)._trial_id)
+            found.set_constraint(f"outside {rng.random()}", 1.0)
+            assert found.user_attrs == study._storage.get_trial(found._trial_id).user_attrs
+        case 8:
+            values = [rng.random(), 2.0]
+            study.add_trial(create_trial(values=values, params={"x": 0.5}, distributions={"x": _PLAN["x"]}))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -87,16 +94,21 @@ def test_trials_that_run_are_not_read_again(url: str) -> None:
     )
     assert len(study.trials) == 20
     assert not statements
-    asked[7].set_user_attr("begun", 1)
-    statements.clear()
-    assert study.trials[7].user_attrs == {"begun": 1}
-    looked_up = len(statements)
-    assert looked_up > 0
     for trial in asked:
         trial.set_user_attr("begun", 2)
+        study.tell(trial, [1.0, 2.0])
     statements.clear()
-    assert len(study.trials) == 20
-    assert len(statements) <= looked_up, "as many as for one"
+    assert all(one.user_attrs == {"begun": 2} and one.values == [1.0, 2.0] for one in study.trials)
+    assert study._storage.get_trial(asked[7]._trial_id).state == TrialState.COMPLETE
+    assert not statements
+
+
+def test_what_is_given_is_not_what_is_kept(url: str) -> None:
+    study = driven(url)
+    trial = study.ask()
+    study._storage.get_trial(trial._trial_id).params["x"] = 1.0
+    trial._cached_frozen_trial.user_attrs["begun"] = 1
+    assert study.trials == fresh(url)
 
 
 def test_a_write_that_fails_is_looked_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
