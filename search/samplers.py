@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -36,8 +36,9 @@ from space.policy import Loss, Policy, multipliers, policy_loss
 from space.spread import spread
 from space.traits import traits
 
-# Policies at random before any is learnt from: about as many as there are multipliers.
-_FIRST_POLICIES = 12
+# Policies near that of the allocator's own plan before any is learnt from, about as many as there are multipliers, and
+# how far from it at most on the mean, in shares of multipliers' ranges (decision 0033).
+_FIRST_POLICIES, _FIRST_STEP = 12, 0.3
 # How often a policy is proposed whose plan was tried, and how far apart the seeds of proposals are.
 _TRIES, _NEXT_SEED, _FAR_SEED = 8, 15_485_863, 32_452_843
 # Policies that plans are drafted of for each proposal: from the inner sampler, and near the best ones.
@@ -212,8 +213,8 @@ class PolicySampler(PlanSampler):
 
     `loss`, whose name is `basis`, is what options cost before a policy says otherwise. Policies are compared by the
     loss of their plans alone: an allocator's plan fills the bound. The policy of nothing but zeros is that of the
-    allocator's own first plan. Plans are healed for as long as trials can; one that was tried is not proposed again, if
-    others can be found.
+    allocator's own first plan, and the first ones that are proposed are near it. Plans are healed for as long as trials
+    can; one that was tried is not proposed again, if others can be found.
     """
 
     def __init__(
@@ -241,7 +242,8 @@ class PolicySampler(PlanSampler):
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         trials = study.get_trials(deepcopy=False)
         told = self._told(trials)
-        policies = ListedStudy([self._policy_of(one) for one in shown(told)])
+        learns = len(told) >= _FIRST_POLICIES
+        policies = ListedStudy([self._policy_of(one) for one in shown(told)]) if learns else None
         judges = self._drafting and trial.number % 2 == 1 and len(told) > _FIRST_POLICIES
         judge = self._judge(told) if judges else None
 
@@ -260,21 +262,31 @@ class PolicySampler(PlanSampler):
         plan = self._drafts.proven(policy, self._heal, _PRICED_GAP)
         return plan or least_loss_plan(self._limits, self._shaped(policy), self._heal, POLICY_GAP)
 
-    def _asked(self, policies: ListedStudy, seed: int) -> Policy:
+    def _asked(self, policies: ListedStudy | None, seed: int) -> Policy:
+        """The inner sampler's, if there are any to learn from."""
+        if policies is None:
+            own = dict.fromkeys(self._multipliers, 0.0)
+            rng = random.Random(seed)
+            return self._varied(own, own, rng.uniform(0, _FIRST_STEP), rng)
         return policies.proposed(self._make_inner(seed), self._multipliers)
+
+    def _varied(self, policy: Policy, names: Iterable[str], step: float, rng: random.Random) -> Policy:
+        """A policy with some multipliers moved by about this share of their ranges."""
+        found, bounds = dict(policy), multipliers(self._limits.layout)
+        for name in names:
+            low, high = bounds[name]
+            found[name] = min(high, max(low, found[name] + rng.gauss(0, step * (high - low))))
+        return found
 
     def _near(self, told: Sequence[FrozenTrial], rng: random.Random) -> list[Policy]:
         """Policies near the best that are known."""
         best = sorted(told, key=lambda one: (one.values[0], one.number))
-        bounds = multipliers(self._limits.layout)
+        names = list(self._multipliers)
         found: list[Policy] = []
         for _ in range(_NEAR):
-            policy = dict(best[min(int(rng.expovariate(1 / _DOWN)), len(best) - 1)].user_attrs[self._attribute])
-            changed = [name for name in bounds if rng.random() < _CHANGED] or [rng.choice(list(bounds))]
-            for name in changed:
-                low, high = bounds[name]
-                policy[name] = min(high, max(low, policy[name] + rng.gauss(0, _STEP * (high - low))))
-            found.append(policy)
+            policy = best[min(int(rng.expovariate(1 / _DOWN)), len(best) - 1)].user_attrs[self._attribute]
+            changed = [name for name in names if rng.random() < _CHANGED] or [rng.choice(names)]
+            found.append(self._varied(policy, changed, _STEP, rng))
         return found
 
     def _judge(self, told: Sequence[FrozenTrial]) -> Judge:
