@@ -205,6 +205,24 @@ def test_policies_are_learnt_from(source: Source) -> None:
     assert fmean(late) < 0.8 * fmean(early)
 
 
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_the_first_policies_are_near_the_allocators_own(source: Source, name: str) -> None:
+    """Where what is guessed of options is right they lose far less than policies at random, and yet are others."""
+    limits, rng = limits_of(source), random.Random(0)
+    prior = losses_of(limits, source.vocabulary.coverage)["prior values"]
+
+    def cost(plan: Plan) -> float:
+        return sum(prior(name, option) for name, option in choices_of(limits.layout, plan).items())
+
+    shaped = policy_loss(limits.layout, prior)
+    uniform = [{key: rng.uniform(*ends) for key, ends in multipliers(limits.layout).items()} for _ in range(24)]
+    random_ones = fmean(cost(least_loss_plan(limits, shaped(policy))) for policy in uniform)
+    _, plans = run(limits, source, name, 12)
+    own = cost(least_loss_plan(limits, prior))
+    assert len(set(plans)) > 8
+    assert fmean(map(cost, plans)) - own < 0.5 * (random_ones - own)
+
+
 def test_of_plans_that_are_drafted_one_is_taken_that_is_made_as_good_ones_are(source: Source) -> None:
     """What counts is what plans are made of, in a way no policy says: drafts find it in fewer trials."""
     limits = limits_of(source)
