@@ -337,7 +337,8 @@ class AllocatorSampler(PolicySampler):
         if trial.number % self.round < 2 or len(known) <= _FIRST_POLICIES:
             return super()._proposed(study, trial, seed)
         plans, losses = [decode(one.params, self._limits.layout) for one in known], [one.values[0] for one in known]
-        return self._untried(trials, seed, lambda again: (self._values.proposed(plans, losses, again), {}))
+        propose = self._values.after(plans, losses)
+        return self._untried(trials, seed, lambda again: (propose(again), {}))
 
 
 class BredStudy(SeenStudy):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -104,16 +104,19 @@ class Values:
         ]
         self._items, self._options = np.array(rows).T
 
-    def proposed(self, plans: Sequence[Plan], losses: Sequence[float], seed: int) -> Plan:
-        """A plan near one of the best, by a draw of what options cost; deterministic in `seed`.
+    def after(self, plans: Sequence[Plan], losses: Sequence[float]) -> Callable[[int], Plan]:
+        """By seed, plans near one of the best, each by a draw of what options cost; deterministic.
 
         `plans` (at least one) and their losses stand in the order in which they were tried.
         """
+        chosen, logs = np.array([self._model.row(plan) for plan in plans]), np.log(np.maximum(_LEAST, losses))
+        belief = self._model.learnt(chosen, logs) if self._uses.learning else self._model.unlearnt()
+        best_first = [plans[i] for i in np.argsort(logs, kind="stable")]
+        return lambda seed: self._proposed(best_first, belief, seed)
+
+    def _proposed(self, best_first: Sequence[Plan], belief: Belief, seed: int) -> Plan:
         rng, model = random.Random(seed), self._model
-        chosen, logs = np.array([model.row(plan) for plan in plans]), np.log(np.maximum(_LEAST, losses))
-        down = min(int(rng.expovariate(1 / _DOWN)), len(plans) - 1)
-        parent = plans[int(np.argsort(logs, kind="stable")[down])]
-        belief = model.learnt(chosen, logs) if self._uses.learning else model.unlearnt()
+        parent = best_first[min(int(rng.expovariate(1 / _DOWN)), len(best_first) - 1)]
         draw = belief.drawn(rng, _DRAWN_IN)
         if not self._uses.interactions:
             draw[model.interactions] = 0

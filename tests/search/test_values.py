@@ -154,10 +154,10 @@ def test_proposals_are_inside_the_limits_and_the_same_each_time(layout: object) 
     plans = [random_plan(seed, limits) for seed in range(6)]
     losses = [float(limits.bytes_of(plan)) for plan in plans]
     values = Values(limits, prior_loss(limits.layout), HEAL)
-    proposed = [values.proposed(plans, losses, seed) for seed in range(6)]
+    proposed = [values.after(plans, losses)(seed) for seed in range(6)]
     assert all(limits.hold(plan) and plan.heal == HEAL for plan in proposed)
     assert len(set(proposed)) > 3
-    assert proposed == [Values(limits, prior_loss(limits.layout), HEAL).proposed(plans, losses, s) for s in range(6)]
+    assert proposed == list(map(Values(limits, prior_loss(limits.layout), HEAL).after(plans, losses), range(6)))
 
 
 def test_proposals_learn_a_planted_truth() -> None:
@@ -177,7 +177,7 @@ def test_proposals_learn_a_planted_truth() -> None:
             start = min(losses)
             values = Values(LIMITS, LOSS, HEAL, uses)
             for number in range(12):
-                plans.append(values.proposed(plans, losses, number))
+                plans.append(values.after(plans, losses)(number))
                 losses.append(score(plans[-1]))
             found.append(min(losses) / start)
         means[uses.learning] = fmean(found)
@@ -189,4 +189,4 @@ def test_a_draw_that_moves_nothing_is_an_exchange() -> None:
     """Where every step is dear beyond its worth something is tried all the same."""
     plans = [swapped(random_plan(0), LIMITS, 1)]
     values = Values(LIMITS, lambda _name, _option: 1.0, HEAL)
-    assert values.proposed(plans, [1.0], 0) != plans[0]
+    assert values.after(plans, [1.0])(0) != plans[0]
