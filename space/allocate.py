@@ -254,14 +254,18 @@ def _spend(
     """Takes the single exchange that gains most value and still fits, until none does."""
     rows = np.arange(len(chosen))
     chosen = chosen.copy()
-    while True:
+    now, room = sizes[rows, chosen], most_bytes - sizes[rows, chosen].sum()
+    better = values > values[rows, chosen][:, None]
+    groups, items = np.nonzero(better & (sizes - now[:, None] <= room))
+    while len(groups):  # exchanges only get fewer: room shrinks, and what is chosen gets better
+        gain = values[groups, items] - values[groups, chosen[groups]]
+        best = int(gain.argmax())
+        chosen[groups[best]] = items[best]
         room = most_bytes - sizes[rows, chosen].sum()
-        more = sizes - sizes[rows, chosen][:, None]
-        gain = np.where(more <= room, values - values[rows, chosen][:, None], -np.inf)
-        g, i = np.unravel_index(int(gain.argmax()), gain.shape)
-        if gain[g, i] <= 0:
-            return chosen
-        chosen[g] = i
+        left = values[groups, items] > values[groups, chosen[groups]]
+        left &= sizes[groups, items] - sizes[groups, chosen[groups]] <= room
+        groups, items = groups[left], items[left]
+    return chosen
 
 
 def allocate_plan(

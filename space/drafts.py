@@ -100,12 +100,14 @@ class Terms:
                 self.weights[row, column[multiplier]] = share
             if inside is not None:
                 self.inside[row, column[inside]] = 1.0
+        # powers of two are taken once of all terms that have the same multipliers
+        kinds, self._kind = np.unique(np.hstack([self.weights, self.inside]), axis=0, return_inverse=True)
+        self._weights, self._inside = np.hsplit(kinds, 2)
 
     def losses(self, policy: Policy) -> NDArray[np.float64]:
         """Of every item (items,), group after group."""
         powers = np.array([policy[name] for name in self.multipliers])
-        goes = self.goes * 2 ** (self.inside @ powers)
-        terms = 2 ** (self.weights @ powers) * (goes + self.coarse) ** 2 ** policy["power"]
-        found = np.zeros(self._items)
-        np.add.at(found, self._of, terms)
-        return found
+        weights, inside = 2 ** (self._weights @ powers), 2 ** (self._inside @ powers)
+        goes = self.goes * inside[self._kind]
+        terms = weights[self._kind] * (goes + self.coarse) ** 2 ** policy["power"]
+        return np.bincount(self._of, terms, self._items)
