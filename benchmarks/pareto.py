@@ -71,7 +71,7 @@ def five(bench: Bench, opening: Opened, seed: int, trials: int) -> list[list[Any
     found, share = [], trials // len(BIN_NUMBERS)
     for number in BIN_NUMBERS:
         limits = replace(bench.limits, size_range=bin_range(number, bench.limits.layout.source_bytes))
-        found += searched(bench, [limits], starts(limits, bench.losses, NO_HEAL, share), seed, share)
+        found += searched(bench, [limits], starts(limits, bench.losses, NO_HEAL, share, grid=False), seed, share)
     return found
 
 

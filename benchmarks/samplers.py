@@ -1,12 +1,12 @@
 """Samplers side by side, ``python -m benchmarks.samplers``: about a minute a sampler, seed and bin on one core
 
-Every sampler has the same trials of the same study, the first of which are a study's own (baselines, allocator's plans,
-grid); the one objective is the divergence on the first rung's utterances, unhealed. A row has the median and the
-quartiles over seeds of the best divergence so far, of the best plan's divergence on the select role, on which nothing
-was searched, and of the seconds of a proposal. `tpe raw` is Optuna's TPE with the limits as a constraint: what is
-outside is told to be, and not scored. Beside them is the best known: the best plan of all runs, and what as many
-exchanges as `--best-known` says make of it. `--healed` has the best plan after so many trials healed as a trial is,
-and says what it is worth then: 100 less chrF of the utterances that trials translate.
+Every sampler has as many trials of the same study, the first of which are a study's own (baselines, allocator's plans,
+for samplers of single layers a grid); the one objective is the divergence on the first rung's utterances, unhealed. A
+row has the median and the quartiles over seeds of the best divergence so far, of the best plan's divergence on the
+select role, on which nothing was searched, and of the seconds of a proposal. `tpe raw` is Optuna's TPE with the limits
+as a constraint: what is outside is told to be, and not scored. Beside them is the best known: the best plan of all
+runs, and what as many exchanges as `--best-known` says make of it. `--healed` has the best plan after so many trials
+healed as a trial is, and says what it is worth then: 100 less chrF of the utterances that trials translate.
 
 `--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without drafts
 it is `policy-tpe`, without policies and the allocator `tpe`. A prior that is left out says of an option what share of
@@ -40,7 +40,7 @@ from search.gates import RUNG_UTTERANCES
 from search.loop import suggest
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
-from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, sampler_named
+from search.samplers import ALLOCATOR, OF_POLICIES, SWAP, AllocatorSampler, PolicySampler, sampler_named
 from search.settings import FORMAT, SearchSettings
 from search.values import Uses
 from search.workbench import TRIAL_HEALING, Workbench
@@ -100,7 +100,8 @@ class Bench:
 
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
-        first = starts(self.limits, self.losses, NO_HEAL, trials)
+        grid = name.partition(" without ")[0] not in OF_POLICIES
+        first = starts(self.limits, self.losses, NO_HEAL, trials, grid=grid)
         return self.searched(self._sampler(name, seed), first, trials)
 
     def searched(self, sampler: BaseSampler, first: Sequence[Start], trials: int) -> dict[str, Any]:

@@ -56,12 +56,18 @@ def losses_of(limits: Limits, coverage: Coverage, measured: Loss | None = None) 
 
 
 def starts(
-    limits: Limits, losses: Mapping[str, Loss], heal: Heal, trials: int, warm: Sequence[Start] = ()
+    limits: Limits,
+    losses: Mapping[str, Loss],
+    heal: Heal,
+    trials: int,
+    warm: Sequence[Start] = (),
+    *,
+    grid: bool = True,
 ) -> list[Start]:
     """Simple baselines, healed for `heal`, the allocator's plans on each of `losses`, healed or not, `warm` ones, grid.
 
-    An allocator's plan has the least sum of losses. The grid has at most a tenth of the `trials`. Of warm starts and
-    of the grid none repeats a plan.
+    An allocator's plan has the least sum of losses. The grid, if there is to be one, has at most a tenth of the
+    `trials`. Of warm starts and of the grid none repeats a plan.
     """
     first = _simple(limits, heal)
     for values, loss in losses.items():
@@ -69,7 +75,7 @@ def starts(
         first.append(healed)
         if heal.steps:
             first.append(_unhealed(values, healed.plan))
-    return _with_others(first, [*warm, *_grid(limits, heal, min(_MOST_NARROWED, trials // 10))])
+    return _with_others(first, [*warm, *_grid(limits, heal, min(_MOST_NARROWED, trials // 10) if grid else 0)])
 
 
 def few_starts(

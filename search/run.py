@@ -27,7 +27,7 @@ from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
 from search.pools.choice import check_pool, pool_of
 from search.progress import progress_on
-from search.samplers import check_sampler
+from search.samplers import OF_POLICIES, check_sampler
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import ASKED, open_study
@@ -173,8 +173,9 @@ def _starts(job: Job, limits: Limits, losses: Mapping[str, Loss]) -> list[Start]
     warm = warm_starts(
         job.settings.warm_start, job.warm, limits, losses, heal, seed=job.settings.seed, of_each=count > 1
     )
-    begin = starts if count == 1 else few_starts
-    return begin(limits, losses, heal, job.settings.trials // count, warm)
+    if count > 1:
+        return few_starts(limits, losses, heal, job.settings.trials // count, warm)
+    return starts(limits, losses, heal, job.settings.trials, warm, grid=job.settings.sampler not in OF_POLICIES)
 
 
 def _named(ranges: Sequence[SizeRange]) -> str:

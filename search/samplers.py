@@ -79,7 +79,9 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 SWAP, ALLOCATOR = "swap", "allocator"
-SAMPLER_NAMES = (*POLICIES, ALLOCATOR, SWAP, *SAMPLERS)
+# Learn from policies, and so nothing from first plans that are made of none.
+OF_POLICIES = (*POLICIES, ALLOCATOR)
+SAMPLER_NAMES = (*OF_POLICIES, SWAP, *SAMPLERS)
 
 
 class PlanSampler(BaseSampler):

@@ -110,4 +110,5 @@ class Terms:
         weights, inside = 2 ** (self._weights @ powers), 2 ** (self._inside @ powers)
         goes = self.goes * inside[self._kind]
         terms = weights[self._kind] * (goes + self.coarse) ** 2 ** policy["power"]
-        return np.bincount(self._of, terms, self._items)
+        found: NDArray[np.float64] = np.bincount(self._of, terms, self._items)  # type: ignore[assignment]
+        return found

@@ -33,6 +33,8 @@ def test_starts_are_inside_the_limits_and_come_once(source: Source, number: int,
     assert len({(start.kind, start.name) for start in found}) == len(found)
     grid = [start.plan for start in found if start.kind == "narrowed"]
     assert len(set(grid)) == len(grid) <= trials // 10
+    ungridded = starts(limits, losses_of(limits, source.vocabulary.coverage), Heal(steps), trials, grid=False)
+    assert ungridded == [start for start in found if start.kind != "narrowed"]
     assert [start.kind for start in found] == sorted(
         (start.kind for start in found), key=["baseline", "allocator", "narrowed"].index
     )
