@@ -79,7 +79,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 SWAP, ALLOCATOR = "swap", "allocator"
-# Learn from policies, and so nothing from first plans that are made of none.
+# Propose policies: their first plans are the allocator's, without a grid (decision 0034).
 OF_POLICIES = (*POLICIES, ALLOCATOR)
 SAMPLER_NAMES = (*OF_POLICIES, SWAP, *SAMPLERS)
 
