@@ -64,8 +64,8 @@ class DrivenStorage(_CachedStorage):
     """Of one study, for the only process that writes its trials: what it wrote is known, and not read again.
 
     Optuna reads every trial that runs again at every look at it and at its study; a driver has as many as it has
-    workers, and looks at every rung. Read again is what a write may or may not have reached; of a trial whose state was
-    set, when that was.
+    workers, and looks at every rung. Read again is what a write may or may not have reached, and all trials once one
+    is missing of those before a new one; after a state is set, its times.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -76,6 +76,10 @@ class DrivenStorage(_CachedStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         trial_id = super().create_new_trial(study_id, template_trial)
+        study = self._studies[study_id]
+        if self._known is not None and len(study.trials) <= self._cached(trial_id).number:
+            # a creation whose reply was lost, and which Optuna tried again
+            self._known, study.last_finished_trial_id = None, -1
         if template_trial is not None and template_trial.state.is_finished():
             self._changed.add(trial_id)
         else:

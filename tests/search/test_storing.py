@@ -7,6 +7,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -77,6 +78,7 @@ def test_it_tells_what_the_database_has(url: str, seed: int) -> None:
             other.ask()
         step(study, rng)
         if rng.random() < 0.7:
+            assert [study._storage.get_trial(one._trial_id) for one in fresh(url)] == fresh(url)
             assert study.trials == fresh(url)
     assert study.trials == fresh(url)
     assert len({trial.state for trial in study.trials}) >= 4, "the steps taken are of all kinds"
@@ -106,8 +108,36 @@ def test_trials_that_run_are_not_read_again(url: str) -> None:
 def test_what_is_given_is_not_what_is_kept(url: str) -> None:
     study = driven(url)
     trial = study.ask()
-    study._storage.get_trial(trial._trial_id).params["x"] = 1.0
+    given = study._storage.get_trial(trial._trial_id)
+    given.params["x"], given.distributions["x"] = 1.0, FloatDistribution(0, 1)
+    given.system_attrs["fixed_params"], given.intermediate_values[0] = {}, 1.0
     trial._cached_frozen_trial.user_attrs["begun"] = 1
+    assert study._storage.get_trial(trial._trial_id) == fresh(url)[0]
+    assert study.trials == fresh(url)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_trial_whose_creation_was_not_replied_to_is_not_lost(
+    url: str, ended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = driven(url)
+    trials = [study.ask() for _ in range(3)]
+    study.tell(trials[0], [1.0, 2.0])
+    assert len(study.trials) == 3
+    create = PlanStorage._create_new_trial
+
+    def twice(storage: PlanStorage, *arguments: Any) -> FrozenTrial:
+        create(storage, *arguments)
+        return create(storage, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PlanStorage, "_create_new_trial", twice)
+        asked = study.ask()
+        if ended:
+            study.tell(asked, [1.0, 2.0])
+    assert study.trials == fresh(url)
+    assert [trial.number for trial in study.trials] == list(range(5))
+    study.ask()
     assert study.trials == fresh(url)
 
 
