@@ -37,7 +37,7 @@ from space.spread import spread
 from space.traits import traits
 
 # Policies near that of the allocator's own plan before any is learnt from, about as many as there are multipliers, and
-# how far from it at most on the mean, in shares of multipliers' ranges (decision 0033).
+# the largest deviation from it, in shares of multipliers' ranges (decision 0033).
 _FIRST_POLICIES, _FIRST_STEP = 12, 0.3
 # How often a policy is proposed whose plan was tried, and how far apart the seeds of proposals are.
 _TRIES, _NEXT_SEED, _FAR_SEED = 8, 15_485_863, 32_452_843
