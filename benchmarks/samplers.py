@@ -77,6 +77,8 @@ ABLATION = (
 )
 AT = (20, 50, 100, 200)
 FOLDER = Path("studies/benchmark-samplers")
+# The decision by which samplers last came to propose other plans: runs kept from before are made again.
+_PROPOSALS = 34
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def bench(number: int) -> Bench:
 
 def made_of(found: Opened) -> str:
     """What kept runs depend on besides limits."""
-    return f"model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}"
+    return f"model {found.model}|data {found.data}|tightfit {VERSION}, format {FORMAT}, proposals {_PROPOSALS}"
 
 
 def kept(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
