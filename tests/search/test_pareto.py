@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -152,13 +152,13 @@ def test_values_are_learnt_from_trials_of_the_range(
     """A place in another range says what policies are worth here, not what options cost."""
     study, _ = run(ranges, source, "allocator", 48)
     learnt: list[list[Plan]] = []
-    proposed = Values.proposed
+    after = Values.after
 
-    def noted(self: Values, plans: list[Plan], losses: list[float], seed: int) -> Plan:
+    def noted(self: Values, plans: list[Plan], losses: list[float]) -> Callable[[int], Plan]:
         learnt.append(plans)
-        return proposed(self, plans, losses, seed)
+        return after(self, plans, losses)
 
-    monkeypatch.setattr(Values, "proposed", noted)
+    monkeypatch.setattr(Values, "after", noted)
     run(ranges, source, "allocator", 3, study)
     assert learnt
     for plans in learnt:
