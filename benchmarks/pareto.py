@@ -26,6 +26,7 @@ from search.loop import limits_of, suggest
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pareto import sampler_over
 from search.rungs import BYTES, DIVERGENCES, REMOVED
+from search.samplers import begins_with_grid
 from search.settings import SearchSettings
 from space.bins import BIN_NUMBERS, bin_range
 from space.genes import encode
@@ -71,7 +72,8 @@ def five(bench: Bench, opening: Opened, seed: int, trials: int) -> list[list[Any
     found, share = [], trials // len(BIN_NUMBERS)
     for number in BIN_NUMBERS:
         limits = replace(bench.limits, size_range=bin_range(number, bench.limits.layout.source_bytes))
-        found += searched(bench, [limits], starts(limits, bench.losses, NO_HEAL, share, grid=False), seed, share)
+        first = starts(limits, bench.losses, NO_HEAL, share, grid=begins_with_grid(SearchSettings.sampler))
+        found += searched(bench, [limits], first, seed, share)
     return found
 
 

@@ -37,7 +37,7 @@ from search.loop import Terms, run_trials
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pools.here import InProcess
 from search.rungs import DIVERGENCES, SECONDS, goes_on, settled, standing_of, standings
-from search.samplers import OF_POLICIES, sampler_named
+from search.samplers import begins_with_grid, sampler_named
 from search.settings import SearchSettings
 from search.workbench import Workbench
 from space.genes import decode
@@ -105,7 +105,7 @@ def study_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace, 
     settings, console = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN, seed=seed), Console()
     limits = inputs.limits
     losses = measured_losses(workbench, limits, console)
-    heal, grid = Heal(options.heal_steps), options.sampler not in OF_POLICIES
+    heal, grid = Heal(options.heal_steps), begins_with_grid(options.sampler)
     first = starts(limits, losses, heal, options.trials, grid=grid)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(settings.root / "benchmark-rungs.log"))),

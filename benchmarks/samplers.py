@@ -40,7 +40,7 @@ from search.gates import RUNG_UTTERANCES
 from search.loop import suggest
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
-from search.samplers import ALLOCATOR, OF_POLICIES, SWAP, AllocatorSampler, PolicySampler, sampler_named
+from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, begins_with_grid, sampler_named
 from search.settings import FORMAT, SearchSettings
 from search.values import Uses
 from search.workbench import TRIAL_HEALING, Workbench
@@ -102,7 +102,7 @@ class Bench:
 
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
-        grid = name.partition(" without ")[0] not in OF_POLICIES
+        grid = begins_with_grid(name.partition(" without ")[0])
         first = starts(self.limits, self.losses, NO_HEAL, trials, grid=grid)
         return self.searched(self._sampler(name, seed), first, trials)
 

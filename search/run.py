@@ -27,7 +27,7 @@ from search.opening import Opened, measured_losses, opened, workbench_of
 from search.pareto import sampler_over, size_over
 from search.pools.choice import check_pool, pool_of
 from search.progress import progress_on
-from search.samplers import OF_POLICIES, check_sampler
+from search.samplers import begins_with_grid, check_sampler
 from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import ASKED, open_study
@@ -175,7 +175,8 @@ def _starts(job: Job, limits: Limits, losses: Mapping[str, Loss]) -> list[Start]
     )
     if count > 1:
         return few_starts(limits, losses, heal, job.settings.trials // count, warm)
-    return starts(limits, losses, heal, job.settings.trials, warm, grid=job.settings.sampler not in OF_POLICIES)
+    grid = begins_with_grid(job.settings.sampler)
+    return starts(limits, losses, heal, job.settings.trials, warm, grid=grid)
 
 
 def _named(ranges: Sequence[SizeRange]) -> str:

@@ -79,9 +79,13 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 SWAP, ALLOCATOR = "swap", "allocator"
-# Propose policies: their first plans are the allocator's, without a grid (decision 0034).
-OF_POLICIES = (*POLICIES, ALLOCATOR)
-SAMPLER_NAMES = (*OF_POLICIES, SWAP, *SAMPLERS)
+_OF_POLICIES = (*POLICIES, ALLOCATOR)
+SAMPLER_NAMES = (*_OF_POLICIES, SWAP, *SAMPLERS)
+
+
+def begins_with_grid(name: str) -> bool:
+    """Whether a study of one range with this sampler does: not where it proposes policies (decision 0034)."""
+    return name not in _OF_POLICIES
 
 
 class PlanSampler(BaseSampler):

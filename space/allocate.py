@@ -254,18 +254,18 @@ def _spend(
     """Takes the single exchange that gains most value and still fits, until none does."""
     rows = np.arange(len(chosen))
     chosen = chosen.copy()
-    now, room = sizes[rows, chosen], most_bytes - sizes[rows, chosen].sum()
-    better = values > values[rows, chosen][:, None]
-    groups, items = np.nonzero(better & (sizes - now[:, None] <= room))
-    while len(groups):  # exchanges only get fewer: room shrinks, and what is chosen gets better
+    groups, items = np.nonzero(values > values[rows, chosen][:, None])
+    while True:
+        room = most_bytes - sizes[rows, chosen].sum()
         gain = values[groups, items] - values[groups, chosen[groups]]
+        more = sizes[groups, items] - sizes[groups, chosen[groups]]
+        left = (gain > 0) & (more <= room)
+        if not left.any():
+            return chosen
+        # exchanges only get fewer: room shrinks, and what is chosen gets better
+        groups, items, gain = groups[left], items[left], gain[left]
         best = int(gain.argmax())
         chosen[groups[best]] = items[best]
-        room = most_bytes - sizes[rows, chosen].sum()
-        left = values[groups, items] > values[groups, chosen[groups]]
-        left &= sizes[groups, items] - sizes[groups, chosen[groups]] <= room
-        groups, items = groups[left], items[left]
-    return chosen
 
 
 def allocate_plan(

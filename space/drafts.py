@@ -93,21 +93,22 @@ class Terms:
         self._items = len(items)
         self._of = np.array([item for item, _, _ in terms])
         self.goes, self.coarse = np.array([split(name, option) for _, name, option in terms]).T
-        self.weights, self.inside = np.zeros((2, len(terms), len(column)))
-        for row, (_, name, option) in enumerate(terms):
-            weight, inside = exponents(name, option)
-            for multiplier, share in weight.items():
-                self.weights[row, column[multiplier]] = share
-            if inside is not None:
-                self.inside[row, column[inside]] = 1.0
         # powers of two are taken once of all terms that have the same multipliers
-        kinds, self._kind = np.unique(np.hstack([self.weights, self.inside]), axis=0, return_inverse=True)
-        self._weights, self._inside = np.hsplit(kinds, 2)
+        kinds: dict[tuple[tuple[tuple[str, float], ...], str | None], int] = {}
+        found = [exponents(name, option) for _, name, option in terms]
+        self._kind = np.array([kinds.setdefault((tuple(w.items()), inside), len(kinds)) for w, inside in found])
+        self._kind_weights, self._kind_inside = np.zeros((2, len(kinds), len(column)))
+        for (weight, inside), kind in kinds.items():
+            for multiplier, share in weight:
+                self._kind_weights[kind, column[multiplier]] = share
+            if inside is not None:
+                self._kind_inside[kind, column[inside]] = 1.0
+        self.weights, self.inside = self._kind_weights[self._kind], self._kind_inside[self._kind]
 
     def losses(self, policy: Policy) -> NDArray[np.float64]:
         """Of every item (items,), group after group."""
         powers = np.array([policy[name] for name in self.multipliers])
-        weights, inside = 2 ** (self._weights @ powers), 2 ** (self._inside @ powers)
+        weights, inside = 2 ** (self._kind_weights @ powers), 2 ** (self._kind_inside @ powers)
         goes = self.goes * inside[self._kind]
         terms = weights[self._kind] * (goes + self.coarse) ** 2 ** policy["power"]
         found: NDArray[np.float64] = np.bincount(self._of, terms, self._items)  # type: ignore[assignment]
