@@ -21,6 +21,7 @@ import pytest
 import soundfile
 from optuna.trial import TrialState
 from optuna_dashboard import get_note
+from sqlalchemy.pool import NullPool
 
 import launch
 from search.artifacts import FOLDER, kept_artifacts
@@ -94,7 +95,10 @@ def files(get: Get, trial: dict[str, Any]) -> dict[str, bytes]:
 
 
 def loaded(study: Path) -> optuna.Study:
-    return optuna.load_study(study_name=study.name, storage=f"sqlite:///{study / 'study.db'}")
+    """The study over connections that end with each use: SQLite's files beside its own stay while one is open."""
+    url = f"sqlite:///{study / 'study.db'}"
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
+    return optuna.load_study(study_name=study.name, storage=storage)
 
 
 def change(study: Path, statement: str) -> None:
