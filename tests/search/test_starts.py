@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from models.loading import Source
 from search.baselines import losses_of, narrowed, starts
+from search.run import _starts
+from search.samplers import SAMPLER_NAMES
+from search.settings import SearchSettings
 from space.bins import bin_range
 from space.limits import Limits
 from space.plan import Heal, Plan
@@ -38,6 +43,18 @@ def test_starts_are_inside_the_limits_and_come_once(source: Source, number: int,
     assert [start.kind for start in found] == sorted(
         (start.kind for start in found), key=["baseline", "allocator", "narrowed"].index
     )
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+@pytest.mark.parametrize("ranges", [1, 2])
+def test_one_range_s_policies_are_not_behind_a_grid(source: Source, sampler: str, ranges: int) -> None:
+    limits = _limits(source, 2)
+    settings = SearchSettings(study="one", trials=200, bin=2, sampler=sampler)
+    job: Any = SimpleNamespace(settings=settings, ranges=[limits] * ranges, warm=[])
+    found = _starts(job, limits, losses_of(limits, source.vocabulary.coverage))
+    policies = ranges == 1 and sampler in {"policy", "policy-tpe", "policy-gp", "allocator"}
+    assert any(start.kind == "narrowed" for start in found) is not policies
+    assert {start.kind for start in found} >= {"baseline", "allocator"}
 
 
 def test_the_grid_narrows_what_it_leaves(source: Source) -> None:
