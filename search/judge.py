@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 _LEAST = 1e-9
+# No loss is taken for less than this share of the median.
+_LEAST_SHARE = 0.01
 # Of the length over which plans are alike, in units of their spread, and of the noise over what it is noise of.
 _LENGTHS, _NOISES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # Plans it looks at: as many of the best and of the last.
@@ -23,6 +25,12 @@ def heard_of(losses: Sequence[float]) -> list[int]:
     return sorted({*best, *range(max(0, len(losses) - _MOST), len(losses))})
 
 
+def logs_of(losses: Sequence[float]) -> NDArray[np.float64]:
+    """Logarithms of losses, of which one near 0 (a chrF of 100) is not let be far from all others."""
+    found: NDArray[np.float64] = np.log(np.maximum(losses, max(_LEAST, _LEAST_SHARE * float(np.median(losses)))))
+    return found
+
+
 class Judge:
     """A Gaussian process of the logarithm of losses; length and noise have the largest marginal likelihood of a grid.
 
@@ -32,7 +40,7 @@ class Judge:
 
     def __init__(self, known: Sequence[Sequence[float]], losses: Sequence[float]) -> None:
         table = np.array(known, dtype=float)
-        logs = np.log(np.maximum(_LEAST, losses))
+        logs = logs_of(losses)
         self._centre, self._mean, spread = table.mean(0), float(logs.mean()), table.std(0)
         self._scale = np.where(spread < _LEAST, 1.0, spread) * math.sqrt(table.shape[1])
         self._known = (table - self._centre) / self._scale

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
+from search.judge import logs_of
 from space.choices import Option, choices, choices_of, sizes
 from space.drafts import Table, Terms
 from space.genes import swapped
@@ -109,9 +110,9 @@ class Values:
 
         `plans` (at least one) and their losses stand in the order in which they were tried.
         """
-        chosen, logs = np.array([self._model.row(plan) for plan in plans]), np.log(np.maximum(_LEAST, losses))
+        chosen, logs = np.array([self._model.row(plan) for plan in plans]), logs_of(losses)
         belief = self._model.learnt(chosen, logs) if self._uses.learning else self._model.unlearnt()
-        best_first = [plans[i] for i in np.argsort(logs, kind="stable")]
+        best_first = [plans[i] for i in np.argsort(losses, kind="stable")]
         return lambda seed: self._proposed(best_first, belief, seed)
 
     def _proposed(self, best_first: Sequence[Plan], belief: Belief, seed: int) -> Plan:

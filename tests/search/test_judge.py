@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.judge import Judge, heard_of
+from search.judge import Judge, heard_of, logs_of
 
 
 @given(st.integers(2, 20), st.integers(1, 4), st.integers(0, 99))
@@ -46,6 +46,18 @@ def test_what_is_noise_is_said_to_be() -> None:
     assert np.abs(means - (asked[:, 0] - asked[:, 1] ** 2)).mean() < 0.05
     far = clear.expected([[9.0, 9.0, 9.0]])[1]
     assert far > 2 * deviations.max()
+
+
+def test_a_loss_of_nothing_is_the_best_and_no_more() -> None:
+    rng = np.random.default_rng(0)
+    known, asked = rng.uniform(-1, 1, size=(60, 3)), rng.uniform(-1, 1, size=(40, 3))
+    losses = np.exp(known[:, 0] - known[:, 1] ** 2)
+    found = [10 * losses, losses, np.where(losses == losses.min(), 0.0, losses)]
+    means = [Judge(known.tolist(), one.tolist()).expected(asked.tolist())[0] for one in found]
+    assert means[0] == pytest.approx(means[1] + np.log(10), abs=1e-6)
+    assert np.abs(means[2] - means[1]).mean() < 0.2
+    assert np.argmin(logs_of(found[2])) == np.argmin(losses)
+    assert np.isfinite(logs_of([0.0, 0.0])).all()
 
 
 def test_of_many_plans_the_best_and_the_last_are_looked_at() -> None:
