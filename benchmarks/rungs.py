@@ -25,24 +25,19 @@ from statistics import fmean
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from benchmarks.publish import publish_seeds, target
-from search.baselines import BASELINE, WHOLE_KINDS, starts
+from benchmarks.studied import Studied
+from search.baselines import BASELINE, WHOLE_KINDS
 from search.gates import SURVIVAL, Gate
-from search.loop import Terms, run_trials
 from search.opening import Opened, measured_losses, opened, workbench_of
-from search.pools.here import InProcess
 from search.rungs import DIVERGENCES, SECONDS, goes_on, settled, standing_of, standings
-from search.samplers import begins_with_grid, sampler_named
 from search.settings import SearchSettings
 from search.workbench import Workbench
 from space.genes import decode
 from space.limits import Limits
-from space.plan import Heal
 
 BIN = 3
 ALL = (1.0, 1.0)
@@ -102,30 +97,10 @@ def hypervolume(trials: Sequence[FrozenTrial], reference: tuple[float, float]) -
 
 def study_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace, seed: int) -> optuna.Study:
     """That of one seed, made or gone on with; all of its trials are complete."""
-    settings, console = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN, seed=seed), Console()
-    limits = inputs.limits
-    losses = measured_losses(workbench, limits, console)
-    heal, grid = Heal(options.heal_steps), begins_with_grid(options.sampler)
-    first = starts(limits, losses, heal, options.trials, grid=grid)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(settings.root / "benchmark-rungs.log"))),
-        study_name=f"{options.sampler}, {options.heal_steps} steps, seed {seed}",
-        directions=["minimize", "minimize"],
-        sampler=sampler_named(options.sampler, limits, losses, seed, options.heal_steps),
-        load_if_exists=True,
-    )
-
-    def said(trial: FrozenTrial) -> None:
-        print(trial.number, [round(x, 4) for x in trial.user_attrs[DIVERGENCES]], trial.user_attrs[SECONDS], flush=True)
-
-    run_trials(
-        study,
-        InProcess(workbench),
-        Terms([limits], first, seed, "benchmark", Gate(survival=ALL), options.heal_steps),
-        options.trials,
-        said,
-    )
-    return study
+    settings = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN, seed=seed)
+    losses = measured_losses(workbench, inputs.limits, Console())
+    study = Studied(options.sampler, seed, options.trials, options.heal_steps, Gate(survival=ALL))
+    return study.made(inputs.limits, losses, workbench, settings.root / "benchmark-rungs.log", str(study))
 
 
 class Anew:
