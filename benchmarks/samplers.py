@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -156,7 +156,7 @@ class Bench:
         if name == RAW:
             return TPESampler(seed=seed, multivariate=True, n_startup_trials=20)
         if name == UNLEARNT:
-            return UnlearntPolicies(TPESampler, self.limits, seed, 0, basis=basis, loss=losses[basis])
+            return UnlearntPolicies(RandomSampler, self.limits, seed, 0, basis=basis, loss=losses[basis])
         if whole == ALLOCATOR and part in LEFT_OUT:
             return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
         return sampler_named(whole if part == PRIOR else name, self.limits, losses, seed, 0)
