@@ -59,7 +59,7 @@ from space.prior import rate_noise
 BINS, SEEDS, TRIALS = (2, 3, 4), 5, 200
 RAW = "tpe raw"
 DEFAULT = SearchSettings.sampler
-SAMPLERS = (DEFAULT, "policy-tpe", "policy-gp", ALLOCATOR, SWAP, "tpe", RAW, "nsga2", "random")
+SAMPLERS = (DEFAULT, "policy-tpe", "policy-gp", ALLOCATOR, SWAP, "tpe", RAW, "gp", "nsga2", "random")
 # What the allocator's sampler goes by when something is left out.
 LEFT_OUT = {
     "learning": Uses(learning=False),

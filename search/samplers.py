@@ -73,6 +73,7 @@ _PRICED_GAP = 2e-2
 # Propose plans, by name.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, n_startup_trials=20),
+    "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=20),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
     "nsga3": lambda seed: NSGAIIISampler(seed=seed, population_size=20),
     "qmc": lambda seed: QMCSampler(seed=seed, warn_asynchronous_seeding=False),

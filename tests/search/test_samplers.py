@@ -88,6 +88,15 @@ def test_proposals_are_plans_inside_the_limits_and_the_same_each_time(source: So
     assert kept == [name in (*POLICIES, ALLOCATOR)] * TRIALS
 
 
+def test_a_gaussian_process_over_all_parameters_is_repaired_and_the_same_each_time(source: Source) -> None:
+    limits = limits_of(source)
+    (_, plans), (_, drawn) = run(limits, source, "gp", 21), run(limits, source, "random", 21)
+    assert plans[:20] == drawn[:20]
+    assert plans[20] != drawn[20], "it learns from trials that rungs stopped, too"
+    assert limits.hold(plans[20])
+    assert plans == run(limits, source, "gp", 21)[1]
+
+
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_proposal_depends_on_the_trials_before_it_alone(source: Source, name: str) -> None:
     """A run that was killed is taken up by another sampler of the same kind, which has seen nothing itself."""
