@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from benchmarks.publish import publish_seeds, target
-from benchmarks.studied import Studied
+from benchmarks.studied import Recipe
 from search.baselines import BASELINE, WHOLE_KINDS
 from search.gates import SURVIVAL, Gate
 from search.opening import Opened, measured_losses, opened, workbench_of
@@ -39,7 +40,7 @@ from search.workbench import Workbench
 from space.genes import decode
 from space.limits import Limits
 
-BIN = 3
+BIN, JOURNAL = 3, Path("studies/benchmark-rungs.log")
 ALL = (1.0, 1.0)
 SHARES = (ALL, (1, 1 / 4), (1 / 2, 1 / 4), (1, 1 / 6), (1 / 2, 1 / 6), SURVIVAL, (1, 1 / 10))
 # The best that are healed anew.
@@ -97,10 +98,9 @@ def hypervolume(trials: Sequence[FrozenTrial], reference: tuple[float, float]) -
 
 def study_of(inputs: Opened, workbench: Workbench, options: argparse.Namespace, seed: int) -> optuna.Study:
     """That of one seed, made or gone on with; all of its trials are complete."""
-    settings = SearchSettings(study="benchmark-rungs", trials=options.trials, bin=BIN, seed=seed)
     losses = measured_losses(workbench, inputs.limits, Console())
-    study = Studied(options.sampler, seed, options.trials, options.heal_steps, Gate(survival=ALL))
-    return study.made(inputs.limits, losses, workbench, settings.root / "benchmark-rungs.log", str(study))
+    recipe = Recipe(options.sampler, seed, options.trials, options.heal_steps, Gate(survival=ALL))
+    return recipe.run(inputs.limits, losses, workbench, JOURNAL)
 
 
 class Anew:

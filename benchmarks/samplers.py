@@ -233,19 +233,19 @@ def healed_losses(at_work: Bench, runs: dict[str, list[dict[str, Any]]], steps: 
     found: dict[str, list[list[float]]] = {name: [] for name in runs}
     pairs = ((seed, name) for seed in range(max(map(len, runs.values()))) for name in runs)
     for seed, name in pairs:
-        found[name].append([healed_loss(at_work, plan, seed, steps) for plan in runs[name][seed]["plans"]])
+        plans = [replace(plan_from_json(plan), heal=Heal(steps)) for plan in runs[name][seed]["plans"]]
+        found[name].append([healed_loss(at_work, plan, seed) for plan in plans])
         print(at_work.number, name, seed, "healed", [round(loss, 2) for loss in found[name][-1]], flush=True)
     return found
 
 
-def healed_loss(at_work: Bench, plan: str, seed: int, steps: int) -> float:
-    """What a trial's last rung finds of a plan."""
-    key = f"{at_work.made_of}|{TRIAL_HEALING}|{steps}|{seed}|{plan}"
-    healed, workbench = replace(plan_from_json(plan), heal=Heal(steps)), at_work.workbench
+def healed_loss(at_work: Bench, plan: Plan, seed: int) -> float:
+    """What a trial's last rung finds of a plan; kept."""
+    key, workbench = f"{at_work.made_of}|{TRIAL_HEALING}|{seed}|{plan.to_json()}", at_work.workbench
     path = FOLDER / "healed" / f"bin{at_work.number}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
     def found() -> dict[str, Any]:
-        return {"loss": workbench.worth(healed, workbench.assembler.assembled(healed), seed)[0]}
+        return {"loss": workbench.worth(plan, workbench.assembler.assembled(plan), seed)[0]}
 
     return float(kept(path, key, found)["loss"])
 

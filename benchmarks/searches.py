@@ -1,9 +1,10 @@
 """Searches by different samplers, ``python -m benchmarks.searches --bins 4``: an hour a search of 100 trials on a core
 
 Each sampler has a study as a search has it: rungs, healing, translation, losses that are settled. The best plan after
-so many trials, by what was known of them then, is healed anew with other seeds; what it loses on the mean (100 - chrF
-of the utterances that trials translate) has no luck in it of having been the best of many draws. A row has that mean
-of each study and their median. `benchmarks.samplers` compares many more runs, by what plans are worth unhealed.
+so many trials, by what was known of them then, is healed anew with other seeds, as it says how, and loses so much on
+the mean (100 - chrF of the utterances that trials translate): a healing that was the luckiest of many counts for
+nothing there. A row has that mean of each study and their median. `benchmarks.samplers` compares many more runs, by
+what plans are worth unhealed.
 
 Studies are kept as studies/benchmark-searches.log; the same command takes one up that was killed.
 """
@@ -22,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.publish import publish_bins, target
 from benchmarks.samplers import AT, DEFAULT, Bench, bench, healed_loss
-from benchmarks.studied import Studied
+from benchmarks.studied import Recipe
 from search.rungs import settled
 from search.samplers import ALLOCATOR, SWAP
 from search.settings import SearchSettings
@@ -30,8 +31,15 @@ from space.genes import decode
 
 JOURNAL = Path("studies/benchmark-searches.log")
 SAMPLERS = (DEFAULT, ALLOCATOR, SWAP, "nsga2")
+# Rows of other numbers of trials, steps or healings are others.
+BY = ("bin", "sampler", "trials", "heal steps", "healings anew")
 # Seeds of healings anew, which no trial of a study of a few hundred has.
 _ANEW = 900_001
+
+
+def marks(trials: int) -> list[int]:
+    """After how many trials the best plan is looked at."""
+    return [*(at for at in AT if at < trials), trials]
 
 
 def best_after(trials: Sequence[FrozenTrial], at: int) -> FrozenTrial:
@@ -40,31 +48,23 @@ def best_after(trials: Sequence[FrozenTrial], at: int) -> FrozenTrial:
     return min(settled(first), key=lambda trial: (trial.values[0], trial.number))
 
 
-def losses_anew(at_work: Bench, study: Studied, trials: Sequence[FrozenTrial], times: int) -> list[float]:
-    """What the best plan after so many trials loses, healed so many times more; of each number of trials there are."""
+def losses_anew(at_work: Bench, trials: Sequence[FrozenTrial], times: int) -> list[float]:
+    """What the best plan at each of the `marks` loses on the mean when it is healed so many times more."""
     found = []
-    for at in (at for at in AT if at <= study.trials):
+    for at in marks(len(trials)):
         plan = decode(best_after(trials, at).params, at_work.limits.layout)
-        losses = [healed_loss(at_work, plan.to_json(), _ANEW + i, study.heal_steps) for i in range(times)]
-        found.append(fmean(losses))
+        found.append(fmean(healed_loss(at_work, plan, _ANEW + i) for i in range(times)))
     return found
 
 
-def searched(at_work: Bench, study: Studied) -> list[FrozenTrial]:
-    """The trials of a study, by number."""
-    JOURNAL.parent.mkdir(exist_ok=True)
-    name = f"bin {at_work.number}, {study}|{at_work.made_of}"
-    return study.made(at_work.limits, at_work.losses, at_work.workbench, JOURNAL, name).get_trials()[: study.trials]
-
-
-def row_of(number: int, name: str, runs: Sequence[Sequence[float]], healed: Sequence[int]) -> dict[str, Any]:
-    """Of a sampler: medians over its studies, each study's, and how many trials were healed."""
-    columns = list(zip(*runs, strict=True))
+def row_of(recipe: Recipe, number: int, times: int, runs: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Of a sampler: at each mark the median over its studies, and what it is of."""
     told = {
-        f"{at} trials": f"{median(column):.1f} ({', '.join(f'{one:.1f}' for one in column)})"
-        for at, column in zip(AT, columns, strict=False)
+        f"after {at}": f"{median(column):.1f} ({', '.join(f'{one:.1f}' for one in column)})"
+        for at, column in zip(marks(recipe.trials), zip(*runs, strict=True), strict=True)
     }
-    return {"bin": number, "sampler": name, "seeds": len(runs), **told, "healed": ", ".join(map(str, healed))}
+    of = dict(zip(BY, (number, recipe.sampler, recipe.trials, recipe.heal_steps, times), strict=True))
+    return {**of, "seeds": len(runs), **told}
 
 
 def targets_of(number: int, runs: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
@@ -73,9 +73,8 @@ def targets_of(number: int, runs: dict[str, list[list[float]]]) -> list[dict[str
     others = [loss for name, loss in last.items() if name != DEFAULT]
     if DEFAULT not in last or not others:
         return []
-    return [
-        target(f"bin {number}, {DEFAULT}'s loss over the next best's", last[DEFAULT] / min(others), 1.0, at_least=False)
-    ]
+    name = f"bin {number}, loss of {DEFAULT}'s plan over that of the next best"
+    return [target(name, last[DEFAULT] / min(others), 1.0, at_least=False)]
 
 
 def main() -> None:
@@ -93,17 +92,18 @@ def main() -> None:
     targets: list[dict[str, Any]] = []
     for number in options.bins:
         at_work = bench(number)
+        made_of = f"bin {number}|{at_work.made_of}"
         runs: dict[str, list[list[float]]] = {name: [] for name in options.samplers}
-        healed: dict[str, list[int]] = {name: [] for name in options.samplers}
         for seed, name in product(range(options.seeds), options.samplers):
-            study = Studied(name, seed, options.trials, options.heal_steps)
-            trials = searched(at_work, study)
-            runs[name].append(losses_anew(at_work, study, trials, options.anew))
-            healed[name].append(sum(trial.state == TrialState.COMPLETE for trial in trials))
+            recipe = Recipe(name, seed, options.trials, options.heal_steps, made_of=made_of)
+            trials = recipe.run(at_work.limits, at_work.losses, at_work.workbench, JOURNAL).get_trials()
+            runs[name].append(losses_anew(at_work, trials, options.anew))
             print(number, name, seed, [round(loss, 2) for loss in runs[name][-1]], flush=True)
-        rows += [row_of(number, name, runs[name], healed[name]) for name in runs]
+        for name, of_sampler in runs.items():
+            recipe = Recipe(name, 0, options.trials, options.heal_steps)
+            rows.append(row_of(recipe, number, options.anew, of_sampler))
         targets += targets_of(number, runs)
-    publish_bins("searches", rows, targets, ("bin", "sampler"))
+    publish_bins("searches", rows, targets, BY)
 
 
 if __name__ == "__main__":

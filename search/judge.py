@@ -12,7 +12,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 _LEAST = 1e-9
 # No loss is taken for less than this share of the median.
-_LEAST_SHARE = 0.01
+_LEAST_SHARE = 0.05
 # Of the length over which plans are alike, in units of their spread, and of the noise over what it is noise of.
 _LENGTHS, _NOISES = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # Plans it looks at: as many of the best and of the last.
@@ -26,7 +26,7 @@ def heard_of(losses: Sequence[float]) -> list[int]:
 
 
 def logs_of(losses: Sequence[float]) -> NDArray[np.float64]:
-    """Logarithms of losses, of which one near 0 (a chrF of 100) is not let be far from all others."""
+    """Logarithms of losses, none taken for less than a twentieth of the median: a chrF of 100 would be far from all."""
     found: NDArray[np.float64] = np.log(np.maximum(losses, max(_LEAST, _LEAST_SHARE * float(np.median(losses)))))
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# The time left is told by the steps of so long; rich's own half a minute is less than many a trial takes.
+# The time left is estimated from the steps of the last hour; rich's own half a minute is less than many a trial takes.
 _PERIOD_SECONDS = 3600.0
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from benchmarks.samplers import UnlearntPolicies
-from benchmarks.searches import best_after
-from benchmarks.studied import Studied
+from benchmarks.samplers import Bench, UnlearntPolicies
+from benchmarks.searches import best_after, losses_anew, row_of, targets_of
+from benchmarks.studied import Recipe
 from models.loading import Source
 from search.baselines import losses_of
 from search.gates import Gate
 from search.loop import suggest
-from search.samplers import _FIRST_POLICIES, _tpe_of_policies, sampler_named
+from search.samplers import _FIRST_POLICIES, _tpe_of_policies, sampler_named, trial_seed
 from space.bins import bin_range
+from space.genes import decode
 from space.limits import Limits
 from space.plan import Plan, removed_sublayers
-from tests.search.stand import Stand
+from tests.search.stand import STOPS, Stand
 from tests.tiny import load_tiny
 
 
@@ -75,20 +77,60 @@ def test_the_best_after_so_many_trials_is_settled_by_those_alone() -> None:
     assert best_after(found, 5).number == 0
 
 
-@pytest.mark.parametrize(("sampler", "grid"), [("policy", False), ("swap", True)])
-def test_a_benchmark_s_study_goes_on(source: Source, tmp_path: Path, sampler: str, *, grid: bool) -> None:
-    limits = Limits(source.layout, bin_range(2, source.layout.source_bytes), source.fixed_bytes)
-    losses, stand = losses_of(limits, source.vocabulary.coverage), Stand(tmp_path)
+def tiny_limits(source: Source) -> Limits:
+    return Limits(source.layout, bin_range(2, source.layout.source_bytes), source.fixed_bytes)
 
-    def trials(many: int, journal: str) -> list[Any]:
-        study = Studied(sampler, 5_000, many, 4, Gate(survival=(1.0, 1.0)))
-        made = study.made(limits, losses, stand, tmp_path / journal, str(study)).get_trials()  # type: ignore[arg-type]
-        return [(trial.params, trial.user_attrs.get("narrowed"), trial.state) for trial in made]
 
-    first = trials(12, "one.log")
-    assert len(first) == 12
-    longer = trials(24, "one.log")
-    assert longer[:12] == first
-    assert {params["heal_steps"] for params, _, _ in longer} == {0, 4}
-    assert any(narrowed for _, narrowed, _ in longer) is grid
-    assert all(state == TrialState.COMPLETE for _, _, state in longer)
+@pytest.mark.parametrize("sampler", ["policy", "swap"])
+def test_a_benchmark_s_study_goes_on_where_it_was_killed(source: Source, tmp_path: Path, sampler: str) -> None:
+    limits, recipe = tiny_limits(source), Recipe(sampler, 0, 16, 4, Gate(survival=(1.0, 1.0)))
+    losses = losses_of(limits, source.vocabulary.coverage)
+
+    def trials(journal: str, fates: dict[int, int]) -> list[Any]:
+        stand = Stand(tmp_path, fates=fates)
+        found = recipe.run(limits, losses, stand, tmp_path / journal).get_trials()
+        return [(one.params, one.user_attrs.get("narrowed"), one.state) for one in found]
+
+    whole = trials("one.log", {})
+    assert len(whole) == 16
+    assert all(state == TrialState.COMPLETE for *_, state in whole)
+    assert any(narrowed for _, narrowed, _ in whole) is (sampler == "swap")
+    with pytest.raises(KeyboardInterrupt):
+        trials("two.log", {trial_seed(0, 14): STOPS})
+    assert trials("two.log", {}) == whole
+
+
+def test_best_plans_are_healed_anew_as_they_say(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, recipe = tiny_limits(source), Recipe("policy", 0, 24, 4, Gate(survival=(1.0, 1.0)))
+    losses = losses_of(limits, source.vocabulary.coverage)
+    trials = recipe.run(limits, losses, Stand(tmp_path), tmp_path / "one.log").get_trials()
+    for number, loss in enumerate([50.0] * 3 + [40.0] + [60.0] * 18 + [30.0, 35.0]):
+        trials[number].values = [loss, 1.0]
+        trials[number].user_attrs.pop("healed divergence", None)
+    asked: list[tuple[Plan, int]] = []
+
+    def healed(_at_work: Bench, plan: Plan, seed: int) -> float:
+        asked.append((plan, seed))
+        return float(len(asked))
+
+    monkeypatch.setattr("benchmarks.searches.healed_loss", healed)
+    at_work: Any = SimpleNamespace(limits=limits)
+    assert losses_anew(at_work, trials, 2) == [1.5, 3.5]
+    best = [decode(trials[number].params, limits.layout) for number in (3, 22)]
+    assert [plan for plan, _ in asked] == [best[0], best[0], best[1], best[1]]
+    assert len({seed for _, seed in asked}) == 2
+    assert not {seed for _, seed in asked} & {trial.user_attrs["seed"] for trial in trials}
+
+
+def test_rows_of_searches_say_what_they_are_of() -> None:
+    row = row_of(Recipe("swap", 0, 60, 50), 4, 2, [[50.0, 44.0, 40.0], [52.0, 41.0, 39.0], [51.0, 47.0, 44.0]])
+    assert row == {
+        **{"bin": 4, "sampler": "swap", "trials": 60, "heal steps": 50, "healings anew": 2, "seeds": 3},
+        **{"after 20": "51.0 (50.0, 52.0, 51.0)", "after 50": "44.0 (44.0, 41.0, 47.0)"},
+        "after 60": "40.0 (40.0, 39.0, 44.0)",
+    }
+    found = targets_of(4, {"policy": [[50.0, 38.0]], "swap": [[50.0, 40.0]], "nsga2": [[50.0, 50.0]]})
+    assert [(one["value"], one["met"]) for one in found] == [(0.95, True)]
+    assert targets_of(4, {"policy": [[38.0]]}) == targets_of(4, {"swap": [[38.0]]}) == []

@@ -55,7 +55,7 @@ def test_a_loss_of_nothing_is_the_best_and_no_more() -> None:
     found = [10 * losses, losses, np.where(losses == losses.min(), 0.0, losses)]
     means = [Judge(known.tolist(), one.tolist()).expected(asked.tolist())[0] for one in found]
     assert means[0] == pytest.approx(means[1] + np.log(10), abs=1e-6)
-    assert np.abs(means[2] - means[1]).mean() < 0.2
+    assert np.abs(means[2] - means[1]).mean() < 0.3
     assert np.argmin(logs_of(found[2])) == np.argmin(losses)
     assert np.isfinite(logs_of([0.0, 0.0])).all()
 

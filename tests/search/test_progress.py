@@ -11,7 +11,7 @@ from search.progress import progress_on
 
 
 @pytest.mark.parametrize("seconds", [0.5, 80.0, 600.0])
-def test_the_time_left_is_told_however_long_a_step_takes(seconds: float) -> None:
+def test_the_time_left_is_told_where_a_step_takes_minutes(seconds: float) -> None:
     progress, now = progress_on(Console(file=io.StringIO(), force_terminal=True)), 0.0
     progress.get_time = lambda: now
     task = progress.add_task("trials", total=12, completed=2)

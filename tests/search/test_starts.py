@@ -45,16 +45,21 @@ def test_starts_are_inside_the_limits_and_come_once(source: Source, number: int,
     )
 
 
-@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
-@pytest.mark.parametrize("ranges", [1, 2])
-def test_one_range_s_policies_are_not_behind_a_grid(source: Source, sampler: str, ranges: int) -> None:
+def test_one_range_s_policies_are_not_behind_a_grid(tmp_path: Path) -> None:
+    source = load_tiny(tmp_path, "wide")
     limits = _limits(source, 2)
-    settings = SearchSettings(study="one", trials=200, bin=2, sampler=sampler)
-    job: Any = SimpleNamespace(settings=settings, ranges=[limits] * ranges, warm=[])
-    found = _starts(job, limits, losses_of(limits, source.vocabulary.coverage))
-    policies = ranges == 1 and sampler in {"policy", "policy-tpe", "policy-gp", "allocator"}
-    assert any(start.kind == "narrowed" for start in found) is not policies
-    assert {start.kind for start in found} >= {"baseline", "allocator"}
+    losses = losses_of(limits, source.vocabulary.coverage)
+
+    def kinds(sampler: str, ranges: int) -> set[str]:
+        settings = SearchSettings(study="one", trials=200, bin=2, sampler=sampler)
+        job: Any = SimpleNamespace(settings=settings, ranges=[limits] * ranges, warm=[])
+        return {start.kind for start in _starts(job, limits, losses)}
+
+    policies = {"policy", "policy-tpe", "policy-gp", "allocator"}
+    for sampler in SAMPLER_NAMES:
+        grid = set() if sampler in policies else {"narrowed"}
+        assert kinds(sampler, 1) == {"baseline", "allocator"} | grid, sampler
+    assert kinds("policy", 2) == {"baseline", "allocator", "narrowed"}
 
 
 def test_the_grid_narrows_what_it_leaves(source: Source) -> None:

@@ -190,3 +190,12 @@ def test_a_draw_that_moves_nothing_is_an_exchange() -> None:
     plans = [swapped(random_plan(0), LIMITS, 1)]
     values = Values(LIMITS, lambda _name, _option: 1.0, HEAL)
     assert values.after(plans, [1.0])(0) != plans[0]
+
+
+def test_a_loss_of_nothing_is_the_best_and_no_more() -> None:
+    plans = plans_of_policies(20, 0)
+    losses = [float(10 + i) for i in range(len(plans))]
+    least = 0.05 * float(np.median(losses))
+    values = Values(LIMITS, LOSS, HEAL)
+    found, floored = (values.after(plans, [first, *losses[1:]]) for first in (0.0, least))
+    assert [found(seed) for seed in range(4)] == [floored(seed) for seed in range(4)]
