@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from benchmarks.publish import publish_seeds, target
-from benchmarks.studied import Recipe
+from benchmarks.recipe import Recipe
 from search.baselines import BASELINE, WHOLE_KINDS
 from search.gates import SURVIVAL, Gate
 from search.opening import Opened, measured_losses, opened, workbench_of

@@ -22,8 +22,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.publish import publish_bins, target
+from benchmarks.recipe import Recipe
 from benchmarks.samplers import AT, DEFAULT, Bench, bench, healed_loss
-from benchmarks.studied import Recipe
 from search.rungs import settled
 from search.samplers import ALLOCATOR, SWAP
 from search.settings import SearchSettings

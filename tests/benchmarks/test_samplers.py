@@ -11,9 +11,9 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from benchmarks.recipe import Recipe
 from benchmarks.samplers import Bench, UnlearntPolicies
 from benchmarks.searches import best_after, losses_anew, row_of, targets_of
-from benchmarks.studied import Recipe
 from models.loading import Source
 from search.baselines import losses_of
 from search.gates import Gate
