@@ -64,7 +64,6 @@ SAMPLERS = (DEFAULT, "policy-tpe", "policy-gp", ALLOCATOR, SWAP, "tpe", RAW, "gp
 LEFT_OUT = {
     "learning": Uses(learning=False),
     "interactions": Uses(interactions=False),
-    "local search": Uses(local_search=False),
 }
 PRIOR = "prior"
 UNLEARNT = f"{DEFAULT} without learning"

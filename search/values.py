@@ -40,8 +40,6 @@ _DRAWN_IN = 0.3
 _FAR, _DOWN = (1.0, 8.0), 1.5
 # Prices of a step that are tried for that, and the least and the largest.
 _PRICES, _PRICE_ENDS = 8, (1e-4, 1.0)
-# Plans an exchange away that are looked at.
-_NEIGHBOURS = 4
 # Steps of Gauss and Newton at most, and the share of the squares below which there are no more.
 _STEPS, _STILL = 15, 1e-4
 _LEAST = 1e-9
@@ -55,7 +53,6 @@ class Uses:
 
     learning: bool = True
     interactions: bool = True
-    local_search: bool = True
 
 
 EVERYTHING = Uses()
@@ -123,17 +120,11 @@ class Values:
             draw[model.interactions] = 0
         now = model.row(parent)
         costs, away = model.costs(draw, now), model.steps_from(now)
-        price, plan = self._far_as(costs, away, math.exp(rng.uniform(*map(math.log, _FAR))))
-        if plan is None:
-            return swapped(replace(parent, heal=self._heal), self._limits, seed)
-        near = [plan]
-        if self._uses.local_search:
-            near += [swapped(plan, self._limits, rng.getrandbits(32)) for _ in range(_NEIGHBOURS)]
-        rows = np.array([model.row(one) for one in near])
-        return near[int((model.expected(draw, rows) + price * away[rows].sum(1)).argmin())]
+        plan = self._far_as(costs, away, math.exp(rng.uniform(*map(math.log, _FAR))))
+        return plan or swapped(replace(parent, heal=self._heal), self._limits, seed)
 
-    def _far_as(self, costs: Array, away: Array, steps: float) -> tuple[float, Plan | None]:
-        """The price of a step at which a plan of these costs is about as many steps away, but at least one; and it."""
+    def _far_as(self, costs: Array, away: Array, steps: float) -> Plan | None:
+        """The plan of these costs about so many steps away, but at least one, by a price of every step."""
         (low, high), best = _PRICE_ENDS, None
         for _ in range(_PRICES):
             price = math.sqrt(low * high)
@@ -143,9 +134,9 @@ class Values:
                 break
             far = away[self._model.row(plan)].sum()
             if far:
-                best = price, plan
+                best = plan
             low, high = (price, high) if far > steps else (low, price)
-        return best or (low, None)
+        return best
 
 
 class Model:
