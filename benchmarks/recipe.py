@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from search.baselines import starts
 from search.gates import DEFAULT, Gate
+from search.journal import open_journal
 from search.loop import Terms, run_trials
 from search.pools.here import InProcess
 from search.pools.pool import Evaluator
@@ -46,7 +45,7 @@ class Recipe:
         first = starts(limits, losses, Heal(self.heal_steps), self.trials, grid=grid)
         journal.parent.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=open_journal(journal),
             study_name=self.name,
             directions=["minimize", "minimize"],
             sampler=sampler_named(self.sampler, limits, losses, self.seed, self.heal_steps),

@@ -1,4 +1,4 @@
-"""Samplers side by side, ``python -m benchmarks.samplers``: about a minute a sampler, seed and bin on one core
+"""Samplers side by side, ``python -m benchmarks.samplers``: about a minute a sampler, seed and bin; `gp` takes twenty
 
 Every sampler has as many trials of the same study, the first of which are a study's own (baselines, allocator's plans,
 for samplers of single layers a grid); the one objective is the divergence on the first rung's utterances, unhealed. A

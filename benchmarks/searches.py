@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, median
@@ -93,15 +94,16 @@ def main() -> None:
     for number in options.bins:
         at_work = bench(number)
         made_of = f"bin {number}|{at_work.made_of}"
-        runs: dict[str, list[list[float]]] = {name: [] for name in options.samplers}
-        for seed, name in product(range(options.seeds), options.samplers):
-            recipe = Recipe(name, seed, options.trials, options.heal_steps, made_of=made_of)
+        recipes = {
+            name: Recipe(name, 0, options.trials, options.heal_steps, made_of=made_of) for name in options.samplers
+        }
+        runs: dict[str, list[list[float]]] = {name: [] for name in recipes}
+        for seed, name in product(range(options.seeds), recipes):
+            recipe = replace(recipes[name], seed=seed)
             trials = recipe.run(at_work.limits, at_work.losses, at_work.workbench, JOURNAL).get_trials()
             runs[name].append(losses_anew(at_work, trials, options.anew))
             print(number, name, seed, [round(loss, 2) for loss in runs[name][-1]], flush=True)
-        for name, of_sampler in runs.items():
-            recipe = Recipe(name, 0, options.trials, options.heal_steps)
-            rows.append(row_of(recipe, number, options.anew, of_sampler))
+        rows += [row_of(recipes[name], number, options.anew, of_sampler) for name, of_sampler in runs.items()]
         targets += targets_of(number, runs)
     publish_bins("searches", rows, targets, BY)
 

@@ -124,7 +124,7 @@ class Values:
         return plan or swapped(replace(parent, heal=self._heal), self._limits, seed)
 
     def _far_as(self, costs: Array, away: Array, steps: float) -> Plan | None:
-        """The plan of these costs about so many steps away, but at least one, by a price of every step."""
+        """The plan of these costs about so many steps away, by a price of every step; None if none is away at all."""
         (low, high), best = _PRICE_ENDS, None
         for _ in range(_PRICES):
             price = math.sqrt(low * high)

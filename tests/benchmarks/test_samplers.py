@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -17,13 +16,12 @@ from benchmarks.searches import best_after, losses_anew, row_of, targets_of
 from models.loading import Source
 from search.baselines import losses_of
 from search.gates import Gate
-from search.loop import suggest
-from search.samplers import _FIRST_POLICIES, _tpe_of_policies, sampler_named, trial_seed
-from space.bins import bin_range
-from space.genes import decode
+from search.samplers import _FIRST_POLICIES, _tpe_of_policies, trial_seed
+from space.genes import HEAL_STEPS, decode
 from space.limits import Limits
 from space.plan import Plan, removed_sublayers
 from tests.search.stand import STOPS, Stand
+from tests.search.test_samplers import limits_of, run
 from tests.tiny import load_tiny
 
 
@@ -33,29 +31,20 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def test_without_learning_policies_are_the_first_ones_whatever_they_came_to(source: Source) -> None:
-    limits = Limits(source.layout, bin_range(3, source.layout.source_bytes), source.fixed_bytes)
+    limits, many = limits_of(source), _FIRST_POLICIES + 8
     losses = losses_of(limits, source.vocabulary.coverage)
     basis = list(losses)[-1]
 
-    def proposed(sampler: optuna.samplers.BaseSampler, score: Callable[[Plan], float], trials: int) -> list[Plan]:
-        study = optuna.create_study(sampler=sampler)
-        found = []
-        for _ in range(trials):
-            trial = study.ask()
-            found.append(suggest(trial, limits.layout, 0))
-            trial.set_user_attr("divergences", [score(found[-1])])
-            trial.set_user_attr("bytes", limits.bytes_of(found[-1]))
-            trial.set_user_attr("removed", removed_sublayers(found[-1]))
-            study.tell(trial, score(found[-1]))
-        return found
+    def unlearnt(score: Callable[[Limits, Plan], float]) -> list[Plan]:
+        sampler = UnlearntPolicies(_tpe_of_policies, limits, 0, HEAL_STEPS, basis=basis, loss=losses[basis])
+        return run(limits, source, "policy", many, score=score, sampler=sampler)[1]
 
-    def unlearnt() -> UnlearntPolicies:
-        return UnlearntPolicies(_tpe_of_policies, limits, 0, 0, basis=basis, loss=losses[basis])
+    def removed(_limits: Limits, plan: Plan) -> float:
+        return 1.0 + removed_sublayers(plan)
 
-    many = _FIRST_POLICIES + 8
-    found = proposed(unlearnt(), lambda plan: 1.0 + removed_sublayers(plan), many)
-    assert found == proposed(unlearnt(), lambda plan: 100.0 - removed_sublayers(plan), many)
-    learnt = proposed(sampler_named("policy", limits, losses, 0, 0), lambda plan: 1.0 + removed_sublayers(plan), many)
+    found = unlearnt(removed)
+    assert found == unlearnt(lambda limits, plan: 101.0 - removed(limits, plan))
+    learnt = run(limits, source, "policy", many, score=removed)[1]
     assert found[:_FIRST_POLICIES] == learnt[:_FIRST_POLICIES]
     assert found != learnt
 
@@ -77,13 +66,9 @@ def test_the_best_after_so_many_trials_is_settled_by_those_alone() -> None:
     assert best_after(found, 5).number == 0
 
 
-def tiny_limits(source: Source) -> Limits:
-    return Limits(source.layout, bin_range(2, source.layout.source_bytes), source.fixed_bytes)
-
-
 @pytest.mark.parametrize("sampler", ["policy", "swap"])
 def test_a_benchmark_s_study_goes_on_where_it_was_killed(source: Source, tmp_path: Path, sampler: str) -> None:
-    limits, recipe = tiny_limits(source), Recipe(sampler, 0, 16, 4, Gate(survival=(1.0, 1.0)))
+    limits, recipe = limits_of(source), Recipe(sampler, 0, 16, 4, Gate(survival=(1.0, 1.0)))
     losses = losses_of(limits, source.vocabulary.coverage)
 
     def trials(journal: str, fates: dict[int, int]) -> list[Any]:
@@ -103,7 +88,7 @@ def test_a_benchmark_s_study_goes_on_where_it_was_killed(source: Source, tmp_pat
 def test_best_plans_are_healed_anew_as_they_say(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits, recipe = tiny_limits(source), Recipe("policy", 0, 24, 4, Gate(survival=(1.0, 1.0)))
+    limits, recipe = limits_of(source), Recipe("policy", 0, 24, 4, Gate(survival=(1.0, 1.0)))
     losses = losses_of(limits, source.vocabulary.coverage)
     trials = recipe.run(limits, losses, Stand(tmp_path), tmp_path / "one.log").get_trials()
     for number, loss in enumerate([50.0] * 3 + [40.0] + [60.0] * 18 + [30.0, 35.0]):

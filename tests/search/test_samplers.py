@@ -17,7 +17,16 @@ from models.loading import Source
 from search.baselines import least_loss_plan, losses_of
 from search.loop import suggest
 from search.rungs import SeenStudy
-from search.samplers import ALLOCATOR, POLICIES, SAMPLER_NAMES, ListedStudy, PolicySampler, sampler_named, shown
+from search.samplers import (
+    ALLOCATOR,
+    POLICIES,
+    SAMPLER_NAMES,
+    ListedStudy,
+    PlanSampler,
+    PolicySampler,
+    sampler_named,
+    shown,
+)
 from space.bins import bin_range
 from space.choices import choices_of, sizes
 from space.errors import UserError
@@ -58,10 +67,11 @@ def run(
     seed: int = 0,
     *,
     score: Callable[[Limits, Plan], float] = loss,
+    sampler: PlanSampler | None = None,
 ) -> tuple[optuna.Study, list[Plan]]:
-    """Every other trial is pruned, as rungs do."""
+    """Of the sampler of a name, or of another one. Every other trial is pruned, as rungs do."""
     study = optuna.create_study(directions=["minimize", "minimize"])
-    study.sampler = sampler_named(name, limits, losses_of(limits, source.vocabulary.coverage), seed)
+    study.sampler = sampler or sampler_named(name, limits, losses_of(limits, source.vocabulary.coverage), seed)
     plans = []
     for number in range(trials):
         trial = study.ask()
