@@ -345,7 +345,7 @@ def main() -> None:
         healed = healed_losses(at_work, runs, options.healed) if options.healed else {}
         rows += rows_of(number, runs, known, plans, healed)
         targets += targets_of(number, runs, known)
-    publish_bins("samplers", rows, targets, ("bin", "sampler"))
+    publish_bins("ablation" if options.ablation else "samplers", rows, targets, ("bin", "sampler"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.spatial.distance import cdist
 
 _LEAST = 1e-9
 # No loss is taken for less than this share of the median.
@@ -46,19 +47,17 @@ class Judge:
         self._known = (table - self._centre) / self._scale
         self._rest = logs - self._mean
         distances = _squares(self._known, self._known)
-        self._length, self._noise = max(product(_LENGTHS, _NOISES), key=lambda one: self._likelihood(distances, *one))
-        self._factor = self._factored(distances, self._length, self._noise)
+        likenesses = {length: _likeness(distances, length) for length in _LENGTHS}
+        self._length, self._noise = max(
+            product(_LENGTHS, _NOISES), key=lambda one: self._likelihood(likenesses[one[0]], one[1])
+        )
+        self._factor = _factored(likenesses[self._length], self._noise)
         self._weights = cho_solve((self._factor, True), self._rest)
         self._variance = float(self._rest @ self._weights) / len(self._rest)
 
-    def _factored(self, distances: NDArray[np.float64], length: float, noise: float) -> NDArray[np.float64]:
-        covariance = _likeness(distances, length) + noise * np.eye(len(distances))
-        found: NDArray[np.float64] = cholesky(covariance, lower=True)
-        return found
-
-    def _likelihood(self, distances: NDArray[np.float64], length: float, noise: float) -> float:
+    def _likelihood(self, likeness: NDArray[np.float64], noise: float) -> float:
         """The logarithm of the marginal likelihood at its best variance, up to a constant."""
-        factor = self._factored(distances, length, noise)
+        factor = _factored(likeness, noise)
         white = solve_triangular(factor, self._rest, lower=True)
         variance = max(_LEAST**2, float(white @ white) / len(white))
         return -0.5 * len(white) * math.log(variance) - float(np.log(np.diag(factor)).sum())
@@ -73,7 +72,12 @@ class Judge:
 
 
 def _squares(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.square(one[:, None] - other[None]).sum(2)
+    found: NDArray[np.float64] = cdist(one, other, "sqeuclidean")
+    return found
+
+
+def _factored(likeness: NDArray[np.float64], noise: float) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = cholesky(likeness + noise * np.eye(len(likeness)), lower=True)
     return found
 
 
