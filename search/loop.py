@@ -105,7 +105,10 @@ def run_trials(
 
 def suggest(trial: optuna.Trial, layout: Layout, heal_steps: int) -> Plan:
     """The plan of a trial, every parameter of it stored."""
-    for name, distribution in distributions(layout, heal_steps).items():
+    space, params = distributions(layout, heal_steps), trial.params
+    if space.keys() <= params.keys():  # stored as a whole (`search.asking`): each would be looked up again
+        return decode(params, layout)
+    for name, distribution in space.items():
         if isinstance(distribution, IntDistribution):
             trial.suggest_int(name, distribution.low, distribution.high)
         else:
