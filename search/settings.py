@@ -28,7 +28,7 @@ FORMAT = 12
 
 BANK_SIZE = "20GB"
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.
-HEAL_ROWS, RECOMBINED = 32, 4
+HEAL_ROWS, RECOMBINED = 32, 1
 WORKER_MINUTES = 60.0
 # Where workers are: on the driver's machine, or on a Ray cluster.
 LOCAL, RAY = "local", "ray"
