@@ -32,7 +32,7 @@ from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import ASKED, open_study
 from search.warm import best_trials, warm_starts
-from search.workbench import TRIAL_HEALING, signature
+from search.workbench import TRIAL_HEALING, has_sensitivities, signature
 from space import VERSION
 from space.bins import SizeRange, format_bytes
 from space.files import write_whole
@@ -42,7 +42,7 @@ from space.plan import Heal
 from space.policy import Loss
 from space.spread import in_turns
 
-# A study of fewer trials does not measure sensitivities, which take as long as some of its trials.
+# A study of fewer trials does not measure sensitivities, which take as long as some of its trials; it has the bank's.
 _WORTH_MEASURING = 20
 # Attributes of a study: the proxy by which trials are stopped, and how many utterances each rung scores, where its
 # fidelity said so.
@@ -135,10 +135,15 @@ def exam_of(settings: SearchSettings, found: Opened, console: Console) -> Exam:
 
 
 def _search(job: Job, logbook: Logbook) -> None:
-    if job.settings.trials >= _WORTH_MEASURING:
+    if job.settings.trials >= _WORTH_MEASURING or has_sensitivities(job.workbench, job.ranges[0].layout):
         losses = measured_losses(job.workbench, job.ranges[0], job.console)
     else:
         losses = losses_of(job.ranges[0], job.source.vocabulary.coverage)
+        job.console.print(
+            f"plans begin on prior values, which are guesses: fewer than {_WORTH_MEASURING} trials do not measure what "
+            "single options cost; `python launch.py bank` does it ahead",
+            soft_wrap=True,
+        )
     heal_steps = job.settings.trial_heal_steps
     job.study.sampler = sampler_over(job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps)
     # of all ranges in turns: where trials are few none is left without

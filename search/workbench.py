@@ -30,7 +30,7 @@ from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
 from proxies.divergence import divergence
 from proxies.prefixes import Prefixes
-from proxies.sensitivity import Measured, Sensitivities
+from proxies.sensitivity import Measured, Sensitivities, all_measured
 from proxies.sensitivity import measure as measure_sensitivities
 from proxies.translations import Translations
 from scoring.translate import DECODING, most_tokens, translate
@@ -44,6 +44,7 @@ from space.spread import in_turns
 _TRANSLATED_AT_ONCE = 48
 _GRADIENT_ROWS = 4
 _ERRORS = "errors-{}"
+_SENSITIVITIES = f"sensitivities-{RUNG_UTTERANCES[0]}"
 # Rows of the calibrate role that moments are measured on, at most.
 _MOMENT_ROWS = 1024
 # How far below its rate a coded matrix of a trial may be: a finalist is coded more closely.
@@ -205,7 +206,7 @@ def sensitivities(
 
     Workers that share a bank take choices in different orders, and find what the others measured.
     """
-    folder, name = workbench.folder, f"sensitivities-{RUNG_UTTERANCES[0]}"
+    folder, name = workbench.folder, _SENSITIVITIES
 
     def score(plan: Plan) -> float:
         candidate = workbench.assembler.assembled(plan)
@@ -218,6 +219,11 @@ def sensitivities(
         folder.write_json(name, found)
 
     return measure_sensitivities(layout, score, known, save, progress, shuffle=random.Random(os.getpid()))
+
+
+def has_sensitivities(workbench: Workbench, layout: Layout) -> bool:
+    """Whether the bank has those of all options."""
+    return all_measured(layout, workbench.folder.read_json(_SENSITIVITIES) or {})
 
 
 def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:

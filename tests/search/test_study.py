@@ -124,15 +124,25 @@ def test_the_same_command_goes_on_and_changes_nothing_finished(study_copy: Path,
     assert {number: after[number] for number in before} == before
 
 
-def test_the_allocator_has_sensitivities_in_a_long_study(
-    study_copy: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+def test_the_allocator_has_sensitivities_in_a_long_study_and_a_short_one_those_of_the_bank(
+    study_copy: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("search.run._WORTH_MEASURING", TRIALS + 1)
     for count in ("_RATES", "_WIDTHS", "_SIZES"):
         monkeypatch.setattr(f"proxies.sensitivity.{count}", 1)
     assert launch.main([*words, "--trials", str(TRIALS + 8), "--finalists", "1"]) == 0
-    names = [trial.user_attrs.get("allocator", "") for trial in trials_of(study_copy)]
-    assert sum(name.startswith("sensitivities") for name in names) == 2
+    assert allocated_on_sensitivities(study_copy) == 2
+    short = ["--trials", "7", "--finalists", "1", "--heal-steps", "1", "--trial-heal-steps", "1", "--recombined", "0"]
+    monkeypatch.setattr("search.run._WORTH_MEASURING", 8)
+    capsys.readouterr()
+    assert launch.main([*words, *short, "--study", "short"]) == 0
+    assert "begin on prior values" not in capsys.readouterr().out
+    assert allocated_on_sensitivities(study_copy.with_name("short")) == 2
+
+
+def allocated_on_sensitivities(study: Path) -> int:
+    names = [trial.user_attrs.get("allocator", "") for trial in trials_of(study)]
+    return sum(name.startswith("sensitivities") for name in names)
 
 
 def test_finalists_are_those_that_translate_best(finished: Path) -> None:
