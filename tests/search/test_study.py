@@ -430,7 +430,9 @@ def test_patience_and_hours_end_a_search(
 ) -> None:
     before = len(trials_of(study_copy))
     assert launch.main([*words, "--trials", "19", "--hours", "1e-9"]) == 0
-    assert "1e-09 hours are over" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1e-09 hours are over" in said
+    assert "plans begin on prior values" in said
     assert len([trial for trial in trials_of(study_copy) if trial.state.is_finished()]) == before
     assert launch.main([*words, "--trials", "19", "--patience", "1"]) == 0
     assert "no better front in 1 trials" in capsys.readouterr().out
