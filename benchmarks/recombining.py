@@ -34,7 +34,7 @@ from space.fill import filled
 from space.limits import Limits
 from space.plan import Heal, Plan
 
-BINS, COUNTS, STEPS = (2, 3, 4), (0, 1, 2, 4), SearchSettings.finalist_heal_steps
+BINS, COUNTS, STEPS = (3, 4), (0, 1, 4), SearchSettings.finalist_heal_steps
 STUDY = "benchmark-recombining"
 FOLDER = Path("studies") / STUDY
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--bins", type=int, nargs="+", default=BINS)
     parser.add_argument("--recombined", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--steps", type=int, nargs="+", default=[STEPS])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     at = ward(SearchSettings(study=STUDY, trials=1, bin=BINS[0]))
     plans = {number: at.plan(number) for number in options.bins}
@@ -110,7 +110,8 @@ def main() -> None:
         plan = replace(plans[number], heal=Heal(steps))
         found = at.healed(number, plan, count, seed)
         healings.setdefault((number, count, steps), []).append(found)
-        print(number, count, "recombined", steps, "steps, seed", seed, found, flush=True)
+        scores = {name: value for name, value in found.items() if name != "key"}
+        print(number, count, "recombined", steps, "steps, seed", seed, scores, flush=True)
     rows = [row_of(*which, found) for which, found in healings.items()]
     publish_bins("recombining", rows, [], ("bin", "recombined", "steps"))
 

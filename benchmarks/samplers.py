@@ -10,8 +10,8 @@ healed as a trial is, and says what it is worth then: 100 less chrF of the utter
 
 `--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without drafts
 it is `policy-tpe`, without policies and the allocator `tpe`, and without learning all of its policies are near the
-allocator's own, as the first ones are. A prior that is left out says of an option what share of its sublayer, table or
-vocabulary is gone and how noisy the rest, wherever it is.
+allocator's own, as the first ones are; results are ablation.json. A prior that is left out says of an option what share
+of its sublayer, table or vocabulary is gone and how noisy the rest, wherever it is.
 
 Runs are kept in studies/benchmark-samplers; a run that was killed is made again, finished ones of this version stay,
 and ``python -m benchmarks.curves`` draws them.
@@ -345,7 +345,10 @@ def main() -> None:
         healed = healed_losses(at_work, runs, options.healed) if options.healed else {}
         rows += rows_of(number, runs, known, plans, healed)
         targets += targets_of(number, runs, known)
-    publish_bins("ablation" if options.ablation else "samplers", rows, targets, ("bin", "sampler"))
+    if options.ablation:
+        publish_bins("ablation", rows, [], ("bin", "sampler"))
+    else:
+        publish_bins("samplers", rows, targets, ("bin", "sampler"))
 
 
 if __name__ == "__main__":

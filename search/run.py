@@ -140,8 +140,9 @@ def _search(job: Job, logbook: Logbook) -> None:
     else:
         losses = losses_of(job.ranges[0], job.source.vocabulary.coverage)
         job.console.print(
-            f"plans begin on prior values, which are guesses: fewer than {_WORTH_MEASURING} trials do not measure what "
-            "single options cost; `python launch.py bank` does it ahead",
+            f"plans begin on prior values, which are guesses: with {job.settings.trials} trials, fewer than "
+            f"{_WORTH_MEASURING}, it is not measured what single options cost; give --trials {_WORTH_MEASURING}, or "
+            "run `launch.py bank` first with the same --model, --data, --langs and --rates",
             soft_wrap=True,
         )
     heal_steps = job.settings.trial_heal_steps
