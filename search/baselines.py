@@ -66,8 +66,9 @@ def starts(
 ) -> list[Start]:
     """Simple baselines, healed for `heal`, the allocator's plans on each of `losses`, healed or not, `warm` ones, grid.
 
-    An allocator's plan has the least sum of losses. The grid, if there is to be one, has at most a tenth of the
-    `trials`. Of warm starts and of the grid none repeats a plan.
+    An allocator's plan has the least sum of losses. Where there are several and `trials` are too few for all of these,
+    the one on the last of `losses`, the best guess, comes first. The grid, if there is to be one, has at most a tenth
+    of the trials. Of warm starts and of the grid none repeats a plan.
     """
     first = _simple(limits, heal)
     for values, loss in losses.items():
@@ -75,6 +76,8 @@ def starts(
         first.append(healed)
         if heal.steps:
             first.append(_unhealed(values, healed.plan))
+    if len(losses) > 1 and trials < len(first):
+        first.sort(key=lambda start: start is not healed)
     return _with_others(first, [*warm, *_grid(limits, heal, min(_MOST_NARROWED, trials // 10) if grid else 0)])
 
 

@@ -45,6 +45,21 @@ def test_starts_are_inside_the_limits_and_come_once(source: Source, number: int,
     )
 
 
+def test_the_best_guess_comes_first_where_trials_are_too_few_for_all(source: Source) -> None:
+    limits = _limits(source, 2)
+    losses = losses_of(limits, source.vocabulary.coverage, lambda name, option: 0.0)
+    assert list(losses)[-1] == "sensitivities"
+    every = starts(limits, losses, Heal(4), 60)
+    whole = [start for start in every if start.kind != "narrowed"]
+    for trials in range(1, len(whole)):
+        found = starts(limits, losses, Heal(4), trials)
+        assert found[0].name == "sensitivities, 4 heal steps"
+        assert [start for start in found if start != found[0]] == [start for start in whole if start != found[0]]
+    assert starts(limits, losses, Heal(4), len(whole))[0].kind == "baseline"
+    guessed = losses_of(limits, source.vocabulary.coverage)
+    assert starts(limits, guessed, Heal(4), 1)[0].kind == "baseline"
+
+
 def test_one_range_s_policies_are_not_behind_a_grid(tmp_path: Path) -> None:
     source = load_tiny(tmp_path, "wide")
     limits = _limits(source, 2)
