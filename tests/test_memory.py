@@ -111,15 +111,16 @@ def test_what_is_behind_prefixes_is_the_same(source: Source, bank: Bank, lessons
     prefixes = Prefixes(source.layout, Curriculum(lessons, source.vocabulary), 2)
     candidate = Assembler(source, bank, Shelf(), 0.03).assembled(plan)
     sizes = (2, COUNT)
-    wanted = [*prefixes.divergences(candidate, plan.vocabulary, sizes)]
+    # near 0 a divergence is a difference of 32-bit sums
+    wanted = pytest.approx([*prefixes.divergences(candidate, plan.vocabulary, sizes)], rel=1e-4, abs=1e-6)
     prefixes.forget()
     with scarce(candidate.model, MEMORY) as failed:
         for _ in range(2):
-            assert [*prefixes.divergences(candidate, plan.vocabulary, sizes)] == pytest.approx(wanted, rel=1e-4)
+            assert [*prefixes.divergences(candidate, plan.vocabulary, sizes)] == wanted
         assert 0 < len(failed) <= 4
         # what was kept since serves the next
         layers = prefixes.layers_run
-        assert [*prefixes.divergences(candidate, plan.vocabulary, sizes)] == pytest.approx(wanted, rel=1e-4)
+        assert [*prefixes.divergences(candidate, plan.vocabulary, sizes)] == wanted
         assert prefixes.layers_run == layers
     prefixes.forget()
     with scarce(candidate.model, 10), pytest.raises(torch.OutOfMemoryError):
