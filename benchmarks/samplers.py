@@ -344,11 +344,9 @@ def main() -> None:
         known, plans = best_known(at_work, runs, options.best_known)
         healed = healed_losses(at_work, runs, options.healed) if options.healed else {}
         rows += rows_of(number, runs, known, plans, healed)
-        targets += targets_of(number, runs, known)
-    if options.ablation:
-        publish_bins("ablation", rows, [], ("bin", "sampler"))
-    else:
-        publish_bins("samplers", rows, targets, ("bin", "sampler"))
+        if not options.ablation:
+            targets += targets_of(number, runs, known)
+    publish_bins("ablation" if options.ablation else "samplers", rows, targets, ("bin", "sampler"))
 
 
 if __name__ == "__main__":

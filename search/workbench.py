@@ -206,17 +206,17 @@ def sensitivities(
 
     Workers that share a bank take choices in different orders, and find what the others measured.
     """
-    folder, name = workbench.folder, _SENSITIVITIES
+    folder = workbench.folder
 
     def score(plan: Plan) -> float:
         candidate = workbench.assembler.assembled(plan)
         return workbench.prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
 
     def known() -> Measured:
-        return folder.read_json(name) or {}
+        return folder.read_json(_SENSITIVITIES) or {}
 
     def save(found: Measured) -> None:
-        folder.write_json(name, found)
+        folder.write_json(_SENSITIVITIES, found)
 
     return measure_sensitivities(layout, score, known, save, progress, shuffle=random.Random(os.getpid()))
 
