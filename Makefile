@@ -1,9 +1,9 @@
 # Two commands do everything on a fresh machine: `make search` and `make test`.
 PYTHON ?= python3
 BIN = .venv/bin
-# Tests run in this many processes, file by file.
+# Tests run in this many processes, file by file, in the order of tests/conftest.py.
 WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BENCHMARKS = miniature bytes allocate coding pruning depth
 
 .PHONY: venv search test check comet bench bench-search bench-gptqmodel miniature

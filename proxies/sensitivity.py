@@ -70,11 +70,6 @@ def rate_of(option: Option) -> Rate | None:
     return option if isinstance(option, Packed | Coded) else None
 
 
-def all_measured(layout: Layout, measured: Measured) -> bool:
-    """Whether nothing of a layout is left to be measured."""
-    return all(called in measured.get(name, {}) for name, called, _ in points(layout))
-
-
 @dataclass(frozen=True)
 class Sensitivities:
     """What was measured for a layout, and values between."""

@@ -37,7 +37,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for row in summary["baselines"]:
         _add(table, name(row, f"baseline: {row['name']}"), row["bytes_on_disk"], row["parameters"], row["scores"])
     if not summary["baselines"] and "front" not in summary:
-        table.add_row("baseline: none fits", "", "", *[""] * len(directions))
+        table.add_row("baseline: none tried", "", "", *[""] * len(directions))
     for row in summary["finalists"]:
         words = f"{row['range']}, trial {row['trial']}" if "range" in row else f"trial {row['trial']}"
         words += ", the allocator's plan" if row.get("allocated") else ""

@@ -14,7 +14,7 @@ from rich.console import Console
 from models.devices import computing, current
 from scoring.comet import Comet
 from search.banking import bank_fingerprint
-from search.baselines import Start, few_starts, losses_of, starts
+from search.baselines import Start, few_starts, starts
 from search.driving import driver_lock
 from search.exam import Exam
 from search.finals import SUMMARY, finals_of, summary_of
@@ -32,7 +32,7 @@ from search.settings import SearchSettings, comparability
 from search.stopping import Stopping
 from search.study import ASKED, open_study
 from search.warm import best_trials, warm_starts
-from search.workbench import TRIAL_HEALING, has_sensitivities, signature
+from search.workbench import TRIAL_HEALING, signature
 from space import VERSION
 from space.bins import SizeRange, format_bytes
 from space.files import write_whole
@@ -42,8 +42,6 @@ from space.plan import Heal
 from space.policy import Loss
 from space.spread import in_turns
 
-# A study of fewer trials does not measure sensitivities, which take as long as some of its trials; it has the bank's.
-_WORTH_MEASURING = 20
 # Attributes of a study: the proxy by which trials are stopped, and how many utterances each rung scores, where its
 # fidelity said so.
 _GATE, _UTTERANCES = "gate", "rung utterances"
@@ -135,16 +133,7 @@ def exam_of(settings: SearchSettings, found: Opened, console: Console) -> Exam:
 
 
 def _search(job: Job, logbook: Logbook) -> None:
-    if job.settings.trials >= _WORTH_MEASURING or has_sensitivities(job.workbench, job.ranges[0].layout):
-        losses = measured_losses(job.workbench, job.ranges[0], job.console)
-    else:
-        losses = losses_of(job.ranges[0], job.source.vocabulary.coverage)
-        job.console.print(
-            f"plans begin on prior values, which are guesses: with {job.settings.trials} trials, fewer than "
-            f"{_WORTH_MEASURING}, it is not measured what single options cost; give --trials {_WORTH_MEASURING}, or "
-            "run `launch.py bank` first with the same --model, --data, --langs and --rates",
-            soft_wrap=True,
-        )
+    losses = measured_losses(job.workbench, job.ranges[0], job.console)
     heal_steps = job.settings.trial_heal_steps
     job.study.sampler = sampler_over(job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps)
     # of all ranges in turns: where trials are few none is left without

@@ -30,7 +30,7 @@ from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
 from proxies.divergence import divergence
 from proxies.prefixes import Prefixes
-from proxies.sensitivity import Measured, Sensitivities, all_measured
+from proxies.sensitivity import Measured, Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
 from proxies.translations import Translations
 from scoring.translate import DECODING, most_tokens, translate
@@ -219,11 +219,6 @@ def sensitivities(
         folder.write_json(_SENSITIVITIES, found)
 
     return measure_sensitivities(layout, score, known, save, progress, shuffle=random.Random(os.getpid()))
-
-
-def has_sensitivities(workbench: Workbench, layout: Layout) -> bool:
-    """Whether the bank has those of all options."""
-    return all_measured(layout, workbench.folder.read_json(_SENSITIVITIES) or {})
 
 
 def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:

@@ -1,7 +1,7 @@
 """Settings of Hypothesis, and tiny sources of every kind with their banks.
 
 Hypothesis draws the same examples every time and has no deadline: machines are noisy. Where tests run in several
-processes, each of them, and what it starts, has one thread.
+processes, each of them, and what it starts, has one thread, and whole searches come first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole searches come first: the other processes would wait for one that begins a long file last."""
+    items.sort(key=lambda item: "search" not in item.path.parts)
+
 
 settings.register_profile("tightfit", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("tightfit")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from models.loading import Source
-from proxies.sensitivity import Measured, Sensitivities, all_measured, measure, points
+from proxies.sensitivity import Measured, Sensitivities, measure, points
 from space.choices import VOCABULARY, choices, choices_of
 from space.layout import Layout
 from space.plan import REMOVED, Plan, Sublayer, uniform_plan
@@ -45,15 +45,6 @@ def test_every_plan_changes_one_option_of_the_source(layout: Layout) -> None:
     assert {name for name, _, _ in found} == set(choices(layout))
     for name, _, plan in found:
         assert [key for key, option in choices_of(layout, plan).items() if option != whole[key]] == [name]
-
-
-def test_all_is_measured_where_no_option_of_any_choice_is_missing(layout: Layout) -> None:
-    measured = scored(layout)[0].measured
-    assert all_measured(layout, measured)
-    assert not all_measured(layout, {})
-    for name, called, _ in points(layout):
-        rest = {option: value for option, value in measured[name].items() if option != called}
-        assert not all_measured(layout, {**measured, name: rest})
 
 
 def test_what_was_measured_is_the_loss_and_the_rest_lies_between(layout: Layout) -> None:
