@@ -1,4 +1,4 @@
-"""The first trials: what anybody would try, the allocator's plan on values nobody has measured, and a coarse grid."""
+"""The first trials: what anybody would try, the allocator's plans on prior and measured values, and a coarse grid."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Settings of Hypothesis, and tiny sources of every kind with their banks.
 
 Hypothesis draws the same examples every time and has no deadline: machines are noisy. Where tests run in several
-processes, each of them, and what it starts, has one thread, and whole searches come first.
+processes, each of them, and what it starts, has one thread, and tests of searches come first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole searches come first: the other processes would wait for one that begins a long file last."""
+    """Those of searches come first: the other processes would wait for one that begins a long file last."""
     items.sort(key=lambda item: "search" not in item.path.parts)
 
 

@@ -41,7 +41,7 @@ from space.plan import plan_from_json
 from tests.tiny import write_roles, write_tiny
 
 ROOT = Path(__file__).parents[2]
-TRIALS = 8
+TRIALS = 10
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_the_same_command_goes_on_and_changes_nothing_finished(study_copy: Path,
     assert {number: after[number] for number in before} == before
 
 
-def test_the_plan_on_sensitivities_is_among_the_first_and_the_very_first_of_a_few(
+def test_sensitivities_are_measured_once_and_the_plan_on_them_is_the_very_first_of_a_few(
     study_copy: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sum(map(on_sensitivities, trials_of(study_copy))) == 2
