@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those of searches come first: the other processes would wait for one that begins a long file last."""
-    items.sort(key=lambda item: "search" not in item.path.parts)
+    searches = Path(__file__).parent / "search"
+    items.sort(key=lambda item: not item.path.is_relative_to(searches))
 
 
 settings.register_profile("tightfit", deadline=None, derandomize=True, max_examples=50)

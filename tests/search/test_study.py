@@ -128,7 +128,7 @@ def test_sensitivities_are_measured_once_and_the_plan_on_them_is_the_very_first_
     study_copy: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sum(map(on_sensitivities, trials_of(study_copy))) == 2
-    monkeypatch.setattr("search.workbench.Prefixes.divergence", None)
+    monkeypatch.setattr("search.workbench.Prefixes.divergence", None)  # what sensitivities are measured by
     short = ["--trials", "2", "--finalists", "1", "--heal-steps", "1", "--trial-heal-steps", "1", "--recombined", "0"]
     assert launch.main([*words, *short, "--study", "short"]) == 0
     assert [*map(on_sensitivities, trials_of(study_copy.with_name("short")))] == [True, False]
