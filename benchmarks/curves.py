@@ -2,8 +2,8 @@
 
 A panel a bin: of each sampler the median of its seeds and the band between their quartiles, and the least divergence
 that any kept run of the bin has, exchanges behind the best plan included. Of a sampler that was run for several numbers
-of trials the longest runs count. The page holds all it needs and lies beside the runs. Plotly draws it, and needs a
-browser for pictures: the one in docs/pictures was made by hand.
+of trials the longest runs count. The page, studies/benchmark-samplers.html, holds all it needs. Plotly draws it, and
+needs a browser for pictures: the one in docs/pictures was made by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from plotly.subplots import make_subplots
 
 from benchmarks.samplers import FOLDER
 
-PAGE = FOLDER / "samplers.html"
+PAGE = Path("studies/benchmark-samplers.html")
 _RUN = re.compile(r"bin(?P<bin>\d+), (?P<sampler>.+), seed \d+, (?P<trials>\d+) trials")
 _BIN = re.compile(r"bin(?P<bin>\d+), ")
 # Trials behind which the study's own first plans have been tried; what was before is cut off.
@@ -131,6 +131,7 @@ def main() -> None:
     curves = {bin_: found for bin_, found in curves_of(FOLDER).items() if options.bins is None or bin_ in options.bins}
     if not curves:
         raise SystemExit(f"{FOLDER}: no kept runs; make them with python -m benchmarks.samplers")
+    PAGE.parent.mkdir(exist_ok=True)
     drawn(curves, best_of(FOLDER), options.samplers).write_html(PAGE, include_plotlyjs=True)
     print(PAGE)
 

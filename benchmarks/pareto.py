@@ -3,7 +3,8 @@
 Both have the same number of trials and the same sampler; the one objective is the divergence on the first rung's
 utterances, unhealed. What is compared is the hypervolume under the front of all trials: over the logarithms of bytes,
 from the bound of the smallest bin to that of the largest, and of the divergence, from 10 nats a token down to 0.001,
-below which nothing is lost that matters. Runs are kept in studies/benchmark-pareto; finished ones of this version stay.
+below which nothing is lost that matters. Runs are kept in benchmarks/runs/pareto, a part of the project; finished ones
+of this version are only read.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from rich.console import Console
 
-from benchmarks.publish import publish, target
-from benchmarks.samplers import Bench, kept, made_of, quartiles
+from benchmarks.publish import RUNS, publish, target
+from benchmarks.samplers import Bench, kept, made_of, quartiles, short
 from search.baselines import Start, few_starts, starts
 from search.loop import limits_of, suggest
 from search.opening import Opened, measured_losses, opened, workbench_of
@@ -33,7 +33,7 @@ from space.genes import encode
 from space.limits import Limits
 from space.plan import NO_HEAL, removed_sublayers
 
-FOLDER = Path("studies/benchmark-pareto")
+FOLDER = RUNS / "pareto"
 ONE, FIVE = "one study over all sizes", "five studies of one bin"
 # Divergences are told apart between these (nats a token).
 _BEST, _WORST = 1e-3, 10.0
@@ -52,7 +52,7 @@ def searched(bench: Bench, ranges: Sequence[Limits], first: Sequence[Start], see
         limits = limits_of(study.get_trials(deepcopy=False)[trial.number].user_attrs, ranges)
         assert limits.hold(plan)
         divergence = bench.divergence(plan)
-        found.append([limits.size_range.name, limits.bytes_of(plan), divergence])
+        found.append([limits.size_range.name, limits.bytes_of(plan), short(divergence)])
         trial.set_user_attr(DIVERGENCES, [divergence])
         trial.set_user_attr(BYTES, limits.bytes_of(plan))
         trial.set_user_attr(REMOVED, removed_sublayers(plan))

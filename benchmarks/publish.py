@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+# What single runs found of which many seeds are published together.
+RUNS = Path(__file__).parent / "runs"
 
 
 def target(name: str, value: float, limit: float, *, at_least: bool) -> dict[str, Any]:

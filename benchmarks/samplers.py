@@ -13,8 +13,9 @@ it is `policy-tpe`, without policies and the allocator `tpe`, and without learni
 allocator's own, as the first ones are; results are ablation.json. A prior that is left out says of an option what share
 of its sublayer, table or vocabulary is gone and how noisy the rest, wherever it is.
 
-Runs are kept in studies/benchmark-samplers; a run that was killed is made again, finished ones of this version stay,
-and ``python -m benchmarks.curves`` draws them.
+Runs are kept in benchmarks/runs/samplers, which is part of the project: what is published of them can be looked up,
+drawn (``python -m benchmarks.curves``), and made of more seeds elsewhere. A run that was killed is made again, finished
+ones of this version are only read; without the folder all are made anew.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from benchmarks.publish import publish_bins, target
+from benchmarks.publish import RUNS, publish_bins, target
 from search.baselines import Start, starts
 from search.finalists import read_keyed
 from search.gates import RUNG_UTTERANCES
@@ -77,7 +78,7 @@ ABLATION = (
     "tpe",
 )
 AT = (20, 50, 100, 200)
-FOLDER = Path("studies/benchmark-samplers")
+FOLDER = RUNS / "samplers"
 # The decision by which samplers last came to propose other plans: runs kept from before are made again.
 _PROPOSALS = 34
 
@@ -122,7 +123,7 @@ class Bench:
             plan = replace(suggest(trial, self.limits.layout, 0), heal=NO_HEAL)
             asked, inside = time.monotonic() - begun, self.limits.hold(plan)
             divergence = self.divergence(plan) if inside else None
-            found.append(divergence)
+            found.append(None if divergence is None else short(divergence))
             if divergence is not None and (best is None or divergence < best[0]):
                 best = divergence, plan
             if len(found) in AT and best is not None:
@@ -138,8 +139,8 @@ class Bench:
         proposals = seconds[len(first) :] or seconds
         return {
             "divergences": found,
-            "seconds": float(np.median(proposals)),
-            "select": self.unseen(best[1]),
+            "seconds": short(float(np.median(proposals))),
+            "select": short(self.unseen(best[1])),
             "plan": best[1].to_json(),
             "plans": [plan.to_json() for plan in bests],
         }
@@ -210,6 +211,11 @@ def kept(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, 
     return found
 
 
+def short(value: float) -> float:
+    """Six digits, which is all that is kept of a figure."""
+    return float(f"{value:.6g}")
+
+
 def bests(run: dict[str, Any]) -> list[float]:
     """The best divergence so far at each number of trials that the run had."""
     so_far = np.minimum.accumulate([np.inf if one is None else one for one in run["divergences"]])
@@ -240,13 +246,18 @@ def healed_losses(at_work: Bench, runs: dict[str, list[dict[str, Any]]], steps: 
 
 def healed_loss(at_work: Bench, plan: Plan, seed: int) -> float:
     """What a trial's last rung finds of a plan; kept."""
-    key, workbench = f"{at_work.made_of}|{TRIAL_HEALING}|{seed}|{plan.to_json()}", at_work.workbench
-    path = FOLDER / "healed" / f"bin{at_work.number}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    workbench, path = at_work.workbench, FOLDER / f"healed, bin{at_work.number}.json"
+    of = f"{at_work.made_of}|{TRIAL_HEALING}|{seed}|{plan.to_json()}"
+    key = hashlib.sha256(of.encode()).hexdigest()[:16]
+    if (known := _losses(path).get(key)) is not None:
+        return known
+    loss = short(workbench.worth(plan, workbench.assembler.assembled(plan), seed)[0])
+    write_whole(path, json.dumps(dict(sorted({**_losses(path), key: loss}.items())), indent=0))
+    return loss
 
-    def found() -> dict[str, Any]:
-        return {"loss": workbench.worth(plan, workbench.assembler.assembled(plan), seed)[0]}
 
-    return float(kept(path, key, found)["loss"])
+def _losses(path: Path) -> dict[str, float]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges: int) -> tuple[float, int]:

@@ -11,15 +11,15 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks.recipe import Recipe
-from benchmarks.samplers import Bench, UnlearntPolicies
+from benchmarks.samplers import Bench, UnlearntPolicies, healed_loss
 from benchmarks.searches import best_after, losses_anew, row_of, targets_of
 from models.loading import Source
-from search.baselines import losses_of
+from search.baselines import few_starts, losses_of
 from search.gates import Gate
 from search.samplers import _FIRST_POLICIES, _tpe_of_policies, trial_seed
 from space.genes import HEAL_STEPS, decode
 from space.limits import Limits
-from space.plan import Plan, removed_sublayers
+from space.plan import NO_HEAL, Plan, removed_sublayers
 from tests.search.stand import STOPS, Stand
 from tests.search.test_samplers import limits_of, run
 from tests.tiny import load_tiny
@@ -64,6 +64,34 @@ def test_the_best_after_so_many_trials_is_settled_by_those_alone() -> None:
     assert best_after(found, 2).number == 0
     assert best_after(found, 3).number == 2
     assert best_after(found, 5).number == 0
+
+
+def test_healed_losses_are_kept_by_plan_seed_and_version(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.samplers.FOLDER", tmp_path)
+    healed: list[int] = []
+
+    def worth(_plan: Plan, _candidate: object, seed: int) -> tuple[float, float]:
+        healed.append(seed)
+        return 10 / (3 + seed), 0.0
+
+    limits = limits_of(source)
+    small, large = (
+        one.plan for one in few_starts(limits, losses_of(limits, source.vocabulary.coverage), NO_HEAL, 4)[:2]
+    )
+
+    def loss(plan: Plan, seed: int, made_of: str = "this version", number: int = 3) -> float:
+        workbench = SimpleNamespace(worth=worth, assembler=SimpleNamespace(assembled=lambda plan: plan))
+        at_work: Any = SimpleNamespace(number=number, made_of=made_of, workbench=workbench)
+        return healed_loss(at_work, plan, seed)
+
+    assert loss(small, 0) == loss(small, 0) == 3.33333
+    assert healed == [0]
+    assert [loss(small, 1), loss(large, 1), loss(small, 1, "the next"), loss(small, 1, number=4)] == [2.5] * 4
+    assert healed == [0, 1, 1, 1, 1]
+    assert loss(small, 0) == 3.33333
+    assert len(healed) == 5
 
 
 @pytest.mark.parametrize("sampler", ["policy", "swap"])
