@@ -58,6 +58,7 @@ from search.settings import (
     HEAL_ROWS,
     LOCAL,
     RECOMBINED,
+    REMEASURED,
     WORKER_MINUTES,
     SearchSettings,
     check_directions,
@@ -156,6 +157,7 @@ def _search(options: argparse.Namespace) -> Shown:
         beams=options.beams,
         finalists=_finalists(options),
         recombined=options.recombined,
+        remeasured=options.remeasure,
     )
     return run_search(settings, Console(stderr=options.json)), print_summary
 
@@ -542,6 +544,13 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         help=f"best trials, healed in full and evaluated ({_FINALISTS}; with --pareto {_FINALISTS_OF_EACH} a size)",
     )
     _add_trial_heal_steps(search)
+    search.add_argument(
+        "--remeasure",
+        type=int,
+        metavar="PLANS",
+        help="with --trial-heal-steps 0: around how many of the best plans what options cost is measured anew "
+        f"({REMEASURED} with --heal-steps 0, else 0: what is closest unhealed heals worse)",
+    )
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument(
         "--heal-rows",

@@ -8,10 +8,12 @@ as a constraint: what is outside is told to be, and not scored. Beside them is t
 runs, and what as many exchanges as `--best-known` says make of it. `--healed` has the best plan after so many trials
 healed as a trial is, and says what it is worth then: 100 less chrF of the utterances that trials translate.
 
-`--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without drafts
-it is `policy-tpe`, without policies and the allocator `tpe`, and without learning all of its policies are near the
-allocator's own, as the first ones are; results are ablation.json. A prior that is left out says of an option what share
-of its sublayer, table or vocabulary is gone and how noisy the rest, wherever it is.
+Steps of the allocator measure the same divergence of several hundred plans that are no trials; how many is told.
+
+`--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without steps
+and drafts it is `policy-tpe`, without policies and the allocator, too, `tpe`, and without learning all of its policies
+are near the allocator's own, as the first ones are; results are ablation.json. A prior that is left out says of an
+option what share of its sublayer, table or vocabulary is gone and how noisy the rest, wherever it is.
 
 Runs are kept in benchmarks/runs/samplers, which is part of the project: what is published of them can be looked up,
 drawn (``python -m benchmarks.curves``), and made of more seeds elsewhere. A run that was killed is made again, finished
@@ -37,14 +39,24 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from benchmarks.publish import RUNS, publish_bins, target
+from proxies.marginals import measure_marginals
 from search.baselines import Start, starts
 from search.finalists import read_keyed
 from search.gates import RUNG_UTTERANCES
 from search.loop import suggest
 from search.opening import Opened, measured_losses, opened, workbench_of
 from search.rungs import BYTES, DIVERGENCES, REMOVED
-from search.samplers import ALLOCATOR, SWAP, AllocatorSampler, PolicySampler, begins_with_grid, sampler_named
-from search.settings import FORMAT, SearchSettings
+from search.samplers import (
+    ALLOCATOR,
+    SWAP,
+    AllocatorSampler,
+    PolicySampler,
+    SteppingSampler,
+    begins_with_grid,
+    sampler_named,
+)
+from search.settings import FORMAT, REMEASURED, SearchSettings
+from search.steps import Steps
 from search.values import Uses
 from search.workbench import TRIAL_HEALING, Workbench
 from space import VERSION
@@ -66,21 +78,21 @@ LEFT_OUT = {
     "learning": Uses(learning=False),
     "interactions": Uses(interactions=False),
 }
-PRIOR = "prior"
+PRIOR, STEPS = "prior", "steps"
 UNLEARNT = f"{DEFAULT} without learning"
 ABLATION = (
     ALLOCATOR,
     *(f"{ALLOCATOR} without {part}" for part in (PRIOR, *LEFT_OUT)),
     DEFAULT,
-    "policy-tpe",
-    f"{DEFAULT} without {PRIOR}",
+    *(f"{DEFAULT} without {part}" for part in (PRIOR, STEPS)),
     UNLEARNT,
+    "policy-tpe",
     "tpe",
 )
 AT = (20, 50, 100, 200)
 FOLDER = RUNS / "samplers"
 # The decision by which samplers last came to propose other plans: runs kept from before are made again.
-_PROPOSALS = 34
+_PROPOSALS = 35
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,15 @@ class Bench:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
         grid = begins_with_grid(name.partition(" without ")[0])
         first = starts(self.limits, self.losses, NO_HEAL, trials, grid=grid)
-        return self.searched(self._sampler(name, seed), first, trials)
+        measured: list[Plan] = []
+
+        def score(plan: Plan) -> float:
+            measured.append(plan)
+            return self.divergence(plan)
+
+        steps = Steps(self.limits, NO_HEAL, lambda plan: measure_marginals(plan, self.limits, score), REMEASURED)
+        found = self.searched(self._sampler(name, seed, steps), first, trials)
+        return {**found, "measured": len(measured)}
 
     def searched(self, sampler: BaseSampler, first: Sequence[Start], trials: int) -> dict[str, Any]:
         """What a sampler finds behind the first plans."""
@@ -149,17 +169,19 @@ class Bench:
         """How far a plan is out of the limits: bytes over the bound, or 1 where it is not that."""
         return float(max(1, self.limits.bytes_of(plan) - self.limits.size_range.bound_bytes + 1))
 
-    def _sampler(self, name: str, seed: int) -> BaseSampler:
+    def _sampler(self, name: str, seed: int, steps: Steps) -> BaseSampler:
         whole, _, part = name.partition(" without ")
         losses = {"nothing": unknown_loss(self.limits.layout)} if part == PRIOR else self.losses
         basis = list(losses)[-1]
         if name == RAW:
             return TPESampler(seed=seed, multivariate=True, n_startup_trials=20)
         if name == UNLEARNT:
-            return UnlearntPolicies(RandomSampler, self.limits, seed, 0, basis=basis, loss=losses[basis])
+            others = UnlearntPolicies(RandomSampler, self.limits, seed, 0, basis=basis, loss=losses[basis])
+            return SteppingSampler(others, steps, self.limits, seed, 0)
         if whole == ALLOCATOR and part in LEFT_OUT:
             return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
-        return sampler_named(whole if part == PRIOR else name, self.limits, losses, seed, 0)
+        stepping = None if part == STEPS else steps
+        return sampler_named(whole if part in (PRIOR, STEPS) else name, self.limits, losses, seed, 0, steps=stepping)
 
 
 class UnlearntPolicies(PolicySampler):
@@ -309,6 +331,7 @@ def rows_of(
                     f"healed, {at} trials": quartiles(column, 1)
                     for at, column in zip(AT, zip(*healed.get(name, []), strict=True), strict=False)
                 },
+                "measured": int(np.median([run.get("measured", 0) for run in of_sampler])),
                 "seconds a proposal": round(float(np.median([run["seconds"] for run in of_sampler])), 3),
             }
         )

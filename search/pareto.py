@@ -16,16 +16,25 @@ from scipy.stats import rankdata
 
 from search.rungs import BYTES, RANGE, SeenStudy, grains
 from search.samplers import PlanSampler, sampler_named
+from search.steps import Steps
 from space.limits import Limits
 from space.policy import Loss
 
 
 def sampler_over(
-    ranges: Sequence[Limits], name: str, losses: Mapping[str, Loss], seed: int, heal_steps: int
+    ranges: Sequence[Limits],
+    name: str,
+    losses: Mapping[str, Loss],
+    seed: int,
+    heal_steps: int,
+    *,
+    steps: Steps | None = None,
 ) -> BaseSampler:
-    """The sampler of a name, for plans inside one range or, in turns, inside each of several."""
+    """The sampler of a name, for plans inside one range, with `steps`, or, in turns, inside each of several."""
+    if len(ranges) == 1:
+        return sampler_named(name, ranges[0], losses, seed, heal_steps, steps=steps)
     samplers = {one.size_range.name: sampler_named(name, one, losses, seed, heal_steps) for one in ranges}
-    return next(iter(samplers.values())) if len(samplers) == 1 else ParetoSampler(samplers)
+    return ParetoSampler(samplers)
 
 
 def size_over(ranges: Sequence[Limits]) -> Callable[[FrozenTrial], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from models.devices import computing, current
+from proxies.marginals import Marginals
 from scoring.comet import Comet
 from search.banking import bank_fingerprint
 from search.baselines import Start, few_starts, starts
@@ -29,16 +31,17 @@ from search.pools.choice import check_pool, pool_of
 from search.progress import progress_on
 from search.samplers import begins_with_grid, check_sampler
 from search.settings import SearchSettings, comparability
+from search.steps import Steps
 from search.stopping import Stopping
 from search.study import ASKED, open_study
 from search.warm import best_trials, warm_starts
-from search.workbench import TRIAL_HEALING, signature
+from search.workbench import TRIAL_HEALING, marginals, signature
 from space import VERSION
 from space.bins import SizeRange, format_bytes
 from space.files import write_whole
 from space.genes import space_fingerprint
 from space.limits import Limits
-from space.plan import Heal
+from space.plan import Heal, Plan
 from space.policy import Loss
 from space.spread import in_turns
 
@@ -135,7 +138,11 @@ def exam_of(settings: SearchSettings, found: Opened, console: Console) -> Exam:
 def _search(job: Job, logbook: Logbook) -> None:
     losses = measured_losses(job.workbench, job.ranges[0], job.console)
     heal_steps = job.settings.trial_heal_steps
-    job.study.sampler = sampler_over(job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps)
+    rounds = job.settings.rounds
+    steps = Steps(job.ranges[0], Heal(heal_steps), partial(_marginals, job), rounds) if rounds else None
+    job.study.sampler = sampler_over(
+        job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps, steps=steps
+    )
     # of all ranges in turns: where trials are few none is left without
     first = in_turns(_starts(job, limits, losses) for limits in job.ranges)
     terms = Terms(job.ranges, first, job.settings.seed, job.signature, job.gate, heal_steps)
@@ -160,6 +167,10 @@ def _search(job: Job, logbook: Logbook) -> None:
         stopping = Stopping(job.settings.hours, job.settings.patience, size_over(job.ranges), job.started)
         with stopping, pool_of(job) as pool:
             run_trials(job.study, pool, terms, job.settings.trials, on_trial, stop=stop)
+
+
+def _marginals(job: Job, plan: Plan) -> Marginals:
+    return marginals(job.workbench, job.ranges[0], plan, partial(job.console.print, markup=False))
 
 
 def _starts(job: Job, limits: Limits, losses: Mapping[str, Loss]) -> list[Start]:

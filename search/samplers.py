@@ -26,6 +26,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.baselines import least_loss_plan, policy_attribute
 from search.judge import Judge, heard_of
 from search.rungs import RANGE, TRAITS, SeenStudy
+from search.settings import STEPPING
+from search.steps import STEP_FROM, Steps
 from search.values import EVERYTHING, Uses, Values
 from space.drafts import Drafts
 from space.errors import UserError
@@ -51,6 +53,8 @@ _CHANGED, _STEP, _DOWN = 0.3, 0.15, 3.0
 # Policies that an inner sampler is shown, the best among them: TPE calls a tenth good, at most 25, and takes longer the
 # more there are.
 _SHOWN, _BEST = 250, 25
+# Of a trial that has none.
+_NO_POLICY = {"none": 1.0}
 # How many deviations a plan may be better than expected.
 _HOPE = 0.5
 
@@ -311,6 +315,13 @@ class PolicySampler(PlanSampler):
         means, deviations = judge.expected([_ordered(traits(plan, self._limits.layout)) for _, plan in there])
         return there[int((means - _HOPE * deviations).argmin())][0]
 
+    def own(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The complete trial that has the allocator's own plan, by `loss` alone, if there is one."""
+        complete = (one for one in trials if one.state == TrialState.COMPLETE)
+        return next(
+            (one for one in complete if not any(one.user_attrs.get(self._attribute, _NO_POLICY).values())), None
+        )
+
     def _told(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The complete trials whose policies are known."""
         return [one for one in trials if one.state == TrialState.COMPLETE and self._attribute in one.user_attrs]
@@ -346,6 +357,28 @@ class AllocatorSampler(PolicySampler):
         plans, losses = [decode(one.params, self._limits.layout) for one in known], [one.values[0] for one in known]
         propose = self._values.after(plans, losses)
         return self._untried(trials, seed, lambda again: (propose(again), {}))
+
+
+class SteppingSampler(PlanSampler):
+    """Goes on from plans that were tried in every other trial, while `others` propose the rest; where nothing heals.
+
+    It takes the `steps` there are, from the allocator's own plan on, and exchanges single things of the best plan where
+    there are none (`SwapSampler`): both see small differences, which healing would hide.
+    """
+
+    def __init__(self, others: PolicySampler, steps: Steps, limits: Limits, seed: int, heal_steps: int) -> None:
+        super().__init__(limits, seed, heal_steps)
+        self._others, self._steps, self._swaps = others, steps, SwapSampler(limits, seed, heal_steps)
+        self.round = others.round
+
+    def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
+        if trial.number % 2:
+            return self._others._proposed(study, trial, seed)
+        told = study.told()
+        if (found := self._steps.next(told, self._others.own(told))) is None:
+            return self._swaps._proposed(study, trial, seed)
+        plan, origin = found
+        return plan, {STEP_FROM: origin}
 
 
 class BredStudy(SeenStudy):
@@ -429,11 +462,17 @@ def trial_seed(seed: int, number: int) -> int:
 
 
 def sampler_named(
-    name: str, limits: Limits, losses: Mapping[str, Loss], seed: int, heal_steps: int = HEAL_STEPS
+    name: str,
+    limits: Limits,
+    losses: Mapping[str, Loss],
+    seed: int,
+    heal_steps: int = HEAL_STEPS,
+    *,
+    steps: Steps | None = None,
 ) -> PlanSampler:
     """The sampler of a name, for plans inside the limits that heal for at most `heal_steps`.
 
-    The last of `losses` is the best guess of what options cost.
+    The last of `losses` is the best guess of what options cost. Of `steps` the default makes use.
 
     Raises UserError for a name that is none.
     """
@@ -441,9 +480,12 @@ def sampler_named(
     if name in POLICIES:
         basis = list(losses)[-1]
         drafting = name == DRAFTING
-        return PolicySampler(
+        policies = PolicySampler(
             POLICIES[name], limits, seed, heal_steps, basis=basis, loss=losses[basis], drafting=drafting
         )
+        if steps is not None and name == STEPPING:
+            return SteppingSampler(policies, steps, limits, seed, heal_steps)
+        return policies
     if name == ALLOCATOR:
         basis = list(losses)[-1]
         return AllocatorSampler(limits, seed, heal_steps, basis=basis, loss=losses[basis])

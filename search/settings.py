@@ -27,6 +27,9 @@ from space.layout import Layout
 FORMAT = 12
 
 BANK_SIZE = "20GB"
+# The sampler that takes steps by measured marginals, too, where nothing heals, and around how many plans these are
+# measured at most.
+STEPPING, REMEASURED = "policy", 8
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.
 HEAL_ROWS, RECOMBINED = 32, 1
 WORKER_MINUTES = 60.0
@@ -36,7 +39,7 @@ ENGINES = (LOCAL, RAY)
 _MOST_RECOMBINED = 100
 _MOST_WORKERS = 1024
 # What settings that do not say it were made with.
-_UNSAID = {"computed": PLAIN.name, "condition": UNCONSTRAINED}
+_UNSAID = {"computed": PLAIN.name, "condition": UNCONSTRAINED, "remeasured": 0}
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class SearchSettings:
 
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
-    utterances are made of pieces of others for each of the calibrate role, for finalists to heal on. `bank` is where
+    utterances are made of pieces of others for each of the calibrate role, for finalists to heal on. Where trials do
+    not heal, what options cost may be `remeasured` around so many of the best plans. `bank` is where
     studies share what trials are put together from, up to `bank_size`. Under the `condition` constrained data of ACL
     60/60 are all that is taken. Finalists are scored by the model `comet`, too, if it is given, on gold `segments` or
     on whole talks in segments of at most `segment_seconds`, decoded by so many `beams`. `warm_start` names a study
@@ -90,6 +94,7 @@ class SearchSettings:
     precision: str = "auto"
     finalists: int = 3
     trial_heal_steps: int = HEAL_STEPS
+    remeasured: int | None = None
     finalist_heal_steps: int = 200
     heal_rows: int = HEAL_ROWS
     recombined: int = RECOMBINED
@@ -112,6 +117,17 @@ class SearchSettings:
             return (max_size_range(self.max_size, self.units),)
         assert self.bin is not None
         return (bin_range(self.bin, layout.source_bytes, self.units),)
+
+    @property
+    def rounds(self) -> int:
+        """How many plans options are measured around: none by default where anything heals (decision 0035)."""
+        if self.remeasured is not None:
+            return self.remeasured
+        return REMEASURED if self._may_step and not self.finalist_heal_steps else 0
+
+    @property
+    def _may_step(self) -> bool:
+        return self.trial_heal_steps == 0 and not self.pareto and self.sampler == STEPPING
 
     @property
     def compute(self) -> Compute:
@@ -157,6 +173,13 @@ class SearchSettings:
             raise UserError(f"--heal-steps {self.finalist_heal_steps}: not fewer than 0")
         if self.trial_heal_steps < 0:
             raise UserError(f"--trial-heal-steps {self.trial_heal_steps}: not fewer than 0")
+        if self.remeasured is not None and self.remeasured < 0:
+            raise UserError(f"--remeasure {self.remeasured}: not fewer than 0")
+        if self.remeasured and not self._may_step:
+            raise UserError(
+                f"--remeasure {self.remeasured}: is for one bin, --trial-heal-steps 0 and --sampler {STEPPING}; "
+                "ask for these, or leave it out"
+            )
         if self.heal_rows < 1:
             raise UserError(f"--heal-rows {self.heal_rows}: a step of healing needs at least 1 row")
         if not 0 <= self.recombined <= _MOST_RECOMBINED:
@@ -219,6 +242,7 @@ def comparability(
         "condition": settings.condition,
         "rates": settings.rates,
         "trial_heal_steps": settings.trial_heal_steps,
+        "remeasured": settings.rounds,
         "computed": current().name,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import random
@@ -29,6 +30,7 @@ from models.loading import Source, pad_token, trimmed_processor
 from models.vocabulary import Vocabulary, with_vocabulary
 from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
 from proxies.divergence import divergence
+from proxies.marginals import Marginals, measure_marginals, neighbours
 from proxies.prefixes import Prefixes
 from proxies.sensitivity import Measured, Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
@@ -36,7 +38,9 @@ from proxies.translations import Translations
 from scoring.translate import DECODING, most_tokens, translate
 from search.gates import DIVERGENCE, GATES, RUNG_UTTERANCES, Gate
 from search.pools.pool import Evaluation, Rungs
+from space import VERSION
 from space.layout import Layout
+from space.limits import Limits
 from space.plan import Plan, uniform_plan
 from space.rates import WHOLE
 from space.spread import in_turns
@@ -219,6 +223,25 @@ def sensitivities(
         folder.write_json(_SENSITIVITIES, found)
 
     return measure_sensitivities(layout, score, known, save, progress, shuffle=random.Random(os.getpid()))
+
+
+def marginals(workbench: Workbench, limits: Limits, plan: Plan, said: Callable[[str], None]) -> Marginals:
+    """Around a plan, on all utterances that trials see; the bank has those measured before.
+
+    Where something is to be measured it is `said` first.
+    """
+    folder, utterances = workbench.folder, max(RUNG_UTTERANCES)
+    of = f"{plan.to_json()}|{limits.pins}|{limits.layout.rates}|{VERSION}"
+    name = f"marginals-{utterances}-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
+    known, count = folder.read_json(name) or [], 1 + sum(1 for _ in neighbours(plan, limits))
+    if len(known) < count:
+        said(f"measuring what {count - 1 - max(0, len(known) - 1)} single changes of the best plan so far are worth")
+
+    def score(other: Plan) -> float:
+        candidate = workbench.assembler.assembled(other)
+        return workbench.prefixes.divergence(candidate, other.vocabulary, utterances)
+
+    return measure_marginals(plan, limits, score, known, lambda found: folder.write_json(name, list(found)))
 
 
 def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:

@@ -1,0 +1,100 @@
+"""Steps of the allocator from plans of a study, by marginals measured around them.
+
+For studies whose trials do not heal: what diverges least unhealed is not what heals best (decision 0035).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from optuna.trial import FrozenTrial, TrialState
+
+from proxies.marginals import Marginals
+from space.allocate import allocate_plan
+from space.choices import Option, choices_of
+from space.genes import decode, encode
+from space.limits import Limits
+from space.plan import Heal, Plan
+
+# The attribute of a trial that is a step: the number of the trial it leads away from.
+STEP_FROM = "step from trial"
+# What changing a choice costs, in middle marginals: the dearer, the fewer choices change. What was measured one by one
+# adds up for a few changes and not for many; how many are few the trials say.
+_PRICES = (4.0, 2.0, 1.0, 0.5, 0.2, 0.0)
+# The value of options that were not measured, in middle marginals.
+_NEVER = -1e4
+_GAP = 1e-3
+# From how many plans in a row no step leads to anything better before it is over.
+_FRUITLESS = 2
+
+
+class Steps:
+    """Plans that lie a step away from one that was tried, the smallest steps first.
+
+    `measure` gives the marginals of a plan. At most `rounds` plans of a study, one or more, are measured around: the
+    first one, the best step from it, and so on while steps lead to something better, then the best plan there is. It is
+    over where no step from two in a row does. What was measured around a study's trials say, so that one that was
+    killed goes on as if it had not been.
+    """
+
+    def __init__(self, limits: Limits, heal: Heal, measure: Callable[[Plan], Marginals], rounds: int) -> None:
+        self._limits, self._heal, self._measure, self._rounds = limits, heal, measure, rounds
+        self._known: dict[Plan, list[Plan]] = {}
+
+    def next(self, trials: Sequence[FrozenTrial], first: FrozenTrial | None) -> tuple[Plan, int] | None:
+        """A plan that none of the trials has, and the number of the trial it is a step from; None where there is none.
+
+        Steps begin at the trial that is `first`, or at the best where there is none.
+        """
+        complete = [one for one in trials if one.state == TrialState.COMPLETE]
+        if not complete:
+            return None
+        origins = list(dict.fromkeys(one.user_attrs[STEP_FROM] for one in trials if STEP_FROM in one.user_attrs))
+        best = _best(complete)
+        if not origins:
+            return self._untried(first or best, trials)
+        known = {one.number: one for one in trials}
+        if (found := self._untried(known[origins[-1]], trials)) is not None or len(origins) >= self._rounds:
+            return found
+        leads = [
+            _best([known[number], *(one for one in complete if one.user_attrs.get(STEP_FROM) == number)])
+            for number in origins
+        ]
+        if leads[-1].number != origins[-1]:
+            return self._untried(leads[-1], trials)
+        over = [lead.number for lead in leads[-_FRUITLESS:]] == origins[-_FRUITLESS:] and len(origins) >= _FRUITLESS
+        return None if over or best.number in origins else self._untried(best, trials)
+
+    def _untried(self, origin: FrozenTrial, trials: Sequence[FrozenTrial]) -> tuple[Plan, int] | None:
+        tried, plan = [one.params for one in trials], decode(origin.params, self._limits.layout)
+        if plan not in self._known:
+            self._known[plan] = steps_by(self._measure(plan), self._limits, self._heal)
+        steps = (step for step in self._known[plan] if encode(step, self._limits.layout) not in tried)
+        return next(((step, origin.number) for step in steps), None)
+
+
+def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
+    return min(trials, key=lambda one: (one.values[0], one.number))
+
+
+def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
+    """The allocator's plans by the sum of marginals, one for each price of a change; those that change anything."""
+    own, changes = choices_of(limits.layout, marginals.plan), marginals.changes
+    sizes = [abs(change) for of in changes.values() for change in of.values() if change]
+    if not sizes:
+        return []
+    middle = median(sizes)
+    found: list[Plan] = []
+    for price in _PRICES:
+
+        def value(name: str, option: Option, price: float = price) -> float:
+            change = changes[name].get(option)
+            moved = 0.0 if option == own[name] else price
+            return _NEVER if change is None else -(change / middle + moved)
+
+        plan = allocate_plan(limits, value, gap=_GAP, heal=heal)[0]
+        chosen = choices_of(limits.layout, plan)
+        if chosen != own and plan not in found and all(chosen[name] in changes[name] for name in chosen):
+            found.append(plan)
+    return found

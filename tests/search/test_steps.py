@@ -1,0 +1,226 @@
+"""Steps of the allocator from the best plan: inside the limits, fewer changes the dearer they are, no plan twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from models.loading import Source
+from proxies.marginals import Marginals, measure_marginals
+from search.baselines import least_loss_plan, losses_of, policy_attribute
+from search.loop import suggest
+from search.samplers import SAMPLER_NAMES, SteppingSampler, sampler_named
+from search.settings import REMEASURED, STEPPING, SearchSettings, comparability, differing
+from search.steps import STEP_FROM, Steps, steps_by
+from space.bins import bin_range
+from space.choices import choices_of
+from space.errors import UserError
+from space.genes import decode, encode, repair
+from space.limits import Limits
+from space.plan import NO_HEAL, Plan, uniform_plan
+from space.policy import multipliers, policy_loss
+from space.rates import WHOLE
+from tests.tiny import load_tiny
+
+TRIALS = 40
+UNHEALED = SearchSettings("some", 20, bin=3, trial_heal_steps=0, finalist_heal_steps=0)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return load_tiny(tmp_path_factory.mktemp("tiny"), "wide")
+
+
+@pytest.fixture(scope="module")
+def limits(source: Source) -> Limits:
+    return Limits(source.layout, bin_range(3, source.layout.source_bytes), source.fixed_bytes)
+
+
+def divergence(source: Source, limits: Limits) -> Callable[[Plan], float]:
+    """Stands for one without noise: other losses than samplers know, which do not add up."""
+    known = losses_of(limits, source.vocabulary.coverage)["prior values"]
+    names = list(multipliers(limits.layout))
+    true = policy_loss(limits.layout, known)({name: 2.5 * (i % 3 - 1) for i, name in enumerate(names)})
+
+    def score(plan: Plan) -> float:
+        costs = [true(name, option) for name, option in choices_of(limits.layout, plan).items()]
+        return sum(costs) + 0.3 * sum(map(abs, costs)) ** 1.2
+
+    return score
+
+
+def searched(
+    source: Source,
+    limits: Limits,
+    name: str,
+    *,
+    rounds: int = REMEASURED,
+    trials: int = TRIALS,
+    study: optuna.Study | None = None,
+    score: Callable[[Plan], float] | None = None,
+    first: Plan | None = None,
+) -> tuple[optuna.Study, list[Plan]]:
+    """A study without healing, and the plans that were measured around; `first` is tried before any other."""
+    score, around = score or divergence(source, limits), list[Plan]()
+
+    def measure(plan: Plan) -> Marginals:
+        around.append(plan)
+        return measure_marginals(plan, limits, score)
+
+    losses = losses_of(limits, source.vocabulary.coverage)
+    study = study or optuna.create_study(directions=["minimize", "minimize"])
+    steps = Steps(limits, NO_HEAL, measure, rounds) if rounds else None
+    study.sampler = sampler_named(name, limits, losses, 0, 0, steps=steps)
+    if first is not None:
+        study.enqueue_trial(encode(first, limits.layout))
+    for number in range(sum(trial.state.is_finished() for trial in study.trials), trials):
+        trial = study.ask()
+        plan = replace(suggest(trial, limits.layout, 0), heal=NO_HEAL)
+        assert limits.hold(plan)
+        trial.set_user_attr("divergences", [score(plan)])
+        trial.set_user_attr("bytes", limits.bytes_of(plan))
+        trial.set_user_attr("removed", 0)
+        if number == 9:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, [score(plan), limits.bytes_of(plan)])
+    return study, around
+
+
+def best(study: optuna.Study, before: int | None = None) -> float:
+    return min(trial.values[0] for trial in study.trials[:before] if trial.values)
+
+
+def test_steps_are_inside_and_the_dearer_changes_are_the_fewer(source: Source, limits: Limits) -> None:
+    plan = least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"])
+    found = measure_marginals(plan, limits, divergence(source, limits))
+    steps, own = steps_by(found, limits, NO_HEAL), choices_of(limits.layout, plan)
+    assert len(steps) == len(set(steps)) > 2
+    assert plan not in steps
+    assert all(limits.hold(step) for step in steps)
+    changed = [[name for name, one in choices_of(limits.layout, step).items() if one != own[name]] for step in steps]
+    assert [len(one) for one in changed] == sorted(len(one) for one in changed)
+    gains = [
+        sum(found.changes[name][option] for name, option in choices_of(limits.layout, step).items()) for step in steps
+    ]
+    assert gains == sorted(gains, reverse=True), "more changes promise more"
+    assert gains[-1] < 0
+
+
+def test_where_nothing_changes_anything_there_is_no_step(source: Source, limits: Limits) -> None:
+    plan = least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"])
+    assert steps_by(measure_marginals(plan, limits, lambda _plan: 1.0), limits, NO_HEAL) == []
+
+
+def test_steps_find_better_plans_than_policies_or_exchanges_alone(source: Source, limits: Limits) -> None:
+    study, around = searched(source, limits, STEPPING)
+    (alone, none), (swapped, _) = (searched(source, limits, name, rounds=0) for name in (STEPPING, "swap"))
+    assert best(study) < min(best(alone), best(swapped))
+    assert none == []
+    assert not any(STEP_FROM in trial.user_attrs for trial in alone.trials)
+    origins = [trial.user_attrs[STEP_FROM] for trial in study.trials if STEP_FROM in trial.user_attrs]
+    assert origins == sorted(origins, key=origins.index), "one after the other"
+    assert 1 < len(set(origins)) == len(around) <= REMEASURED
+    assert all(trial.number % 2 == 0 for trial in study.trials if STEP_FROM in trial.user_attrs)
+    for before, origin in pairwise([None, *dict.fromkeys(origins)]):
+        reached = [one for one in study.trials if one.user_attrs.get(STEP_FROM) == before and one.values]
+        from_it = before is not None and min(one.values[0] for one in reached) < study.trials[before].values[0]
+        first = next(one.number for one in study.trials if one.user_attrs.get(STEP_FROM) == origin)
+        least = min(one.values[0] for one in reached) if from_it else best(study, first)
+        assert study.trials[origin].values[0] == least
+    plans = [tuple(sorted(trial.params.items())) for trial in study.trials]
+    assert len(set(plans)) == len(plans)
+
+
+def test_steps_begin_at_the_allocator_s_own_plan_whatever_else_is_better(source: Source, limits: Limits) -> None:
+    score = divergence(source, limits)
+    plans = [repair(uniform_plan(limits.layout, WHOLE), limits, seed) for seed in range(2)]
+    better, own = sorted(plans, key=score)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    zeros = {policy_attribute("prior values"): dict.fromkeys(multipliers(limits.layout), 0.0)}
+    for plan, kept in ((better, {}), (own, zeros)):
+        study.enqueue_trial(encode(plan, limits.layout), user_attrs=kept)
+    found, around = searched(source, limits, STEPPING, trials=9, study=study)
+    assert around == [own]
+    assert [trial.user_attrs.get(STEP_FROM) for trial in found.trials[2::2]] == [1] * 4
+
+
+def test_no_more_plans_are_measured_around_than_asked(source: Source, limits: Limits) -> None:
+    study, around = searched(source, limits, "policy", rounds=1)
+    assert len(around) == 1
+    assert len({trial.user_attrs[STEP_FROM] for trial in study.trials if STEP_FROM in trial.user_attrs}) == 1
+
+
+def test_a_study_that_was_killed_takes_the_steps_it_would_have_taken(source: Source, limits: Limits) -> None:
+    whole, _ = searched(source, limits, "policy")
+    for killed in (13, 20):
+        study = optuna.create_study(directions=["minimize", "minimize"])
+        study.add_trials(whole.trials[:killed])
+        searched(source, limits, "policy", study=study)
+        assert [trial.params for trial in study.trials] == [trial.params for trial in whole.trials]
+
+
+def test_behind_a_plan_that_no_step_leads_on_from_single_things_are_exchanged(source: Source, limits: Limits) -> None:
+    layout, first = (
+        limits.layout,
+        least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"]),
+    )
+    own = choices_of(layout, first)
+
+    def lonely(plan: Plan) -> float:
+        """More bytes for any one thing are worth having; with anything else changed, too, all is worse."""
+        changed = sum(option != own[name] for name, option in choices_of(layout, plan).items())
+        return 2.0 if changed > 1 else 1.0 - 0.1 * changed * (limits.bytes_of(plan) > limits.bytes_of(first))
+
+    study, around = searched(source, limits, STEPPING, score=lonely, first=first)
+    taken = [trial.number for trial in study.trials if STEP_FROM in trial.user_attrs]
+    assert around == [first]
+    assert taken == list(range(2, 2 * len(taken) + 1, 2))
+    policies = [policy_attribute("prior values") in trial.user_attrs for trial in study.trials]
+    assert policies == [number % 2 == 1 for number in range(TRIALS)]
+    exchanged = [decode(trial.params, layout) for trial in study.trials[taken[-1] + 2 :: 2]]
+    assert len(exchanged) > 5
+    changes = [sum(option != own[name] for name, option in choices_of(layout, plan).items()) for plan in exchanged]
+    assert max(changes) < 12
+
+
+def test_steps_are_for_the_default_alone(source: Source, limits: Limits) -> None:
+    losses = losses_of(limits, source.vocabulary.coverage)
+    steps = Steps(limits, NO_HEAL, lambda plan: Marginals(plan, {}), 1)
+    stepping = [name for name in SAMPLER_NAMES if isinstance(_sampler(name, limits, losses, steps), SteppingSampler)]
+    assert stepping == [STEPPING] == [SearchSettings.sampler]
+
+
+def _sampler(name: str, limits: Limits, losses: object, steps: Steps) -> object:
+    return sampler_named(name, limits, losses, 0, 0, steps=steps)  # type: ignore[arg-type]
+
+
+def test_studies_that_heal_take_no_steps() -> None:
+    healing, plain = SearchSettings("some", 20, bin=3), UNHEALED
+    later = replace(plain, finalist_heal_steps=100)
+    assert (healing.rounds, later.rounds, plain.rounds) == (0, 0, REMEASURED)
+    assert replace(later, remeasured=3).rounds == 3
+    assert replace(plain, sampler="swap").rounds == replace(plain, bin=None, pareto=True).rounds == 0
+    replace(healing, remeasured=0).check()
+    replace(later, remeasured=3).check()
+    for other in (healing, replace(plain, sampler="swap"), replace(plain, bin=None, pareto=True)):
+        with pytest.raises(UserError, match="--remeasure 2: is for one bin, --trial-heal-steps 0 and --sampler"):
+            replace(other, remeasured=2).check()
+    with pytest.raises(UserError, match="--remeasure -1"):
+        replace(plain, remeasured=-1).check()
+
+
+def test_a_study_keeps_to_its_rounds_and_earlier_ones_had_none(limits: Limits) -> None:
+    def shared(settings: SearchSettings) -> dict[str, object]:
+        return comparability(settings, [limits.size_range], model="m", data="d", space="s", bank="b")
+
+    plain = UNHEALED
+    before = {key: value for key, value in shared(plain).items() if key != "remeasured"}
+    assert differing(before, shared(replace(plain, remeasured=0))) == ""
+    assert differing(before, shared(plain)) == f"remeasured was 0, now {REMEASURED}"
+    assert differing(shared(plain), shared(replace(plain, trials=300))) == ""
