@@ -27,7 +27,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,14 @@ class Bench:
     losses: dict[str, Loss]
     workbench: Workbench
     made_of: str
+    known: dict[Plan, float] = field(default_factory=dict)
 
     def divergence(self, plan: Plan) -> float:
-        """On the utterances of the first rung."""
-        candidate = self.workbench.assembler.assembled(plan)
-        return self.workbench.prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
+        """On the utterances of the first rung; looked up where a run before had the plan."""
+        if plan not in self.known:
+            candidate = self.workbench.assembler.assembled(plan)
+            self.known[plan] = self.workbench.prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
+        return self.known[plan]
 
     def unseen(self, plan: Plan) -> float:
         """On the select role."""

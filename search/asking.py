@@ -15,6 +15,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 
 
+class UnaskedError(Exception):
+    """The search was to stop while a proposal was made; nothing of it is stored."""
+
+
 @runtime_checkable
 class Proposer(Protocol):
     """A sampler that says what a trial of a number will be; unless it `needs_trial`, one that is stored already."""
@@ -29,7 +33,10 @@ class Proposer(Protocol):
 
 
 def asked(study: Study) -> Trial:
-    """The next trial: one that waits, or the sampler's proposal. Nobody else may be asking."""
+    """The next trial: one that waits, or the sampler's proposal. Nobody else may be asking.
+
+    Raises UnaskedError where a sampler that takes long was told to stop.
+    """
     sampler, trials = study.sampler, study.get_trials(deepcopy=False)
     waiting = any(trial.state == TrialState.WAITING for trial in trials)
     if waiting or not isinstance(sampler, Proposer) or sampler.needs_trial:

@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.asking import asked
+from search.asking import UnaskedError, asked
 from search.baselines import START_KINDS, WHOLE_KINDS, Start
 from search.gates import DEFAULT, Gate
 from search.pools.pool import Broken, Evaluated, Evaluation, Event, Pool, Reached, Refused, Task
@@ -174,7 +174,11 @@ class _Driver:
         if self._stopped or self._enough:
             return None
         self._stopped = stop()
-        return None if self._stopped else asked(self._study)
+        try:
+            return None if self._stopped else asked(self._study)
+        except UnaskedError:
+            self._stopped = stop()
+            return None
 
     def begin(self, trial: optuna.Trial) -> None:
         """Has a trial evaluated. One that several drivers died with, and nothing else was done, has failed."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from models.devices import computing, current
 from proxies.marginals import Marginals
 from scoring.comet import Comet
+from search.asking import UnaskedError
 from search.banking import bank_fingerprint
 from search.baselines import Start, few_starts, starts
 from search.driving import driver_lock
@@ -139,7 +140,8 @@ def _search(job: Job, logbook: Logbook) -> None:
     losses = measured_losses(job.workbench, job.ranges[0], job.console)
     heal_steps = job.settings.trial_heal_steps
     rounds = job.settings.rounds
-    steps = Steps(job.ranges[0], Heal(heal_steps), partial(_marginals, job), rounds) if rounds else None
+    stopping = Stopping(job.settings.hours, job.settings.patience, size_over(job.ranges), job.started)
+    steps = Steps(job.ranges[0], Heal(heal_steps), partial(_marginals, job, stopping), rounds) if rounds else None
     job.study.sampler = sampler_over(
         job.ranges, job.settings.sampler, losses, job.settings.seed, heal_steps, steps=steps
     )
@@ -164,13 +166,18 @@ def _search(job: Job, logbook: Logbook) -> None:
                 progress.console.print(reason)
             return reason is not None
 
-        stopping = Stopping(job.settings.hours, job.settings.patience, size_over(job.ranges), job.started)
         with stopping, pool_of(job) as pool:
             run_trials(job.study, pool, terms, job.settings.trials, on_trial, stop=stop)
 
 
-def _marginals(job: Job, plan: Plan) -> Marginals:
-    return marginals(job.workbench, job.ranges[0], plan, partial(job.console.print, markup=False))
+def _marginals(job: Job, stopping: Stopping, plan: Plan) -> Marginals:
+    """Raises UnaskedError, with what was measured kept, once the search is to stop."""
+
+    def look() -> None:
+        if stopping.over:
+            raise UnaskedError
+
+    return marginals(job.workbench, job.ranges[0], plan, partial(job.console.print, markup=False), look)
 
 
 def _starts(job: Job, limits: Limits, losses: Mapping[str, Loss]) -> list[Start]:

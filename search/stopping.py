@@ -38,13 +38,18 @@ class Stopping:
     _ended_before: int | None = field(default=None, init=False)
     _before: Any = field(default=None, init=False)
 
+    @property
+    def over(self) -> bool:
+        """Whether it ends whatever its trials came to."""
+        return self._asked or (self.hours is not None and time.monotonic() - self.started >= 3600 * self.hours)
+
     def reason(self, trials: Sequence[FrozenTrial]) -> str | None:
         """Why a study of these trials ends now; None where it goes on."""
         if self._ended_before is None:
             self._ended_before = sum(trial.state.is_finished() for trial in trials)
         if self._asked:
             return "stopped by Ctrl-C"
-        if self.hours is not None and time.monotonic() - self.started >= 3600 * self.hours:
+        if self.over:
             return f"{self.hours:g} hours are over"
         patience = self.patience
         if patience is not None and trials_since_better(trials, self.size, self._ended_before) >= patience:

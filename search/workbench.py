@@ -225,19 +225,23 @@ def sensitivities(
     return measure_sensitivities(layout, score, known, save, progress, shuffle=random.Random(os.getpid()))
 
 
-def marginals(workbench: Workbench, limits: Limits, plan: Plan, said: Callable[[str], None]) -> Marginals:
+def marginals(
+    workbench: Workbench, limits: Limits, plan: Plan, said: Callable[[str], None], look: Callable[[], None]
+) -> Marginals:
     """Around a plan, on all utterances that trials see; the bank has those measured before.
 
-    Where something is to be measured it is `said` first.
+    Where something is to be measured it is `said` first, and before each measurement there is a `look` whether it is
+    to go on.
     """
     folder, utterances = workbench.folder, max(RUNG_UTTERANCES)
     of = f"{plan.to_json()}|{limits.pins}|{limits.layout.rates}|{VERSION}"
     name = f"marginals-{utterances}-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
     known, count = folder.read_json(name) or [], 1 + sum(1 for _ in neighbours(plan, limits))
     if len(known) < count:
-        said(f"measuring what {count - 1 - max(0, len(known) - 1)} single changes of the best plan so far are worth")
+        said(f"measuring what {count - max(1, len(known))} single changes of a plan are worth, to step on from it")
 
     def score(other: Plan) -> float:
+        look()
         candidate = workbench.assembler.assembled(other)
         return workbench.prefixes.divergence(candidate, other.vocabulary, utterances)
 

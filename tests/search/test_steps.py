@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+import launch
 from models.loading import Source
 from proxies.marginals import Marginals, measure_marginals
-from search.baselines import least_loss_plan, losses_of, policy_attribute
-from search.loop import suggest
+from search.asking import UnaskedError
+from search.baselines import least_loss_plan, losses_of, policy_attribute, starts
+from search.gates import Gate
+from search.loop import Terms, run_trials, suggest
+from search.pools.here import InProcess
 from search.samplers import SAMPLER_NAMES, SteppingSampler, sampler_named
 from search.settings import REMEASURED, STEPPING, SearchSettings, comparability, differing
 from search.steps import STEP_FROM, Steps, steps_by
@@ -25,6 +31,7 @@ from space.limits import Limits
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.policy import multipliers, policy_loss
 from space.rates import WHOLE
+from tests.search.stand import Stand
 from tests.tiny import load_tiny
 
 TRIALS = 40
@@ -189,6 +196,37 @@ def test_behind_a_plan_that_no_step_leads_on_from_single_things_are_exchanged(so
     assert max(changes) < 12
 
 
+def test_a_search_that_is_to_stop_does_not_measure_to_the_end(source: Source, limits: Limits, tmp_path: Path) -> None:
+    losses, score = losses_of(limits, source.vocabulary.coverage), divergence(source, limits)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    over = [False]
+
+    def measure(plan: Plan) -> Marginals:
+        if not over:
+            return measure_marginals(plan, limits, score)
+        over[0] = True
+        raise UnaskedError
+
+    steps = Steps(limits, NO_HEAL, measure, REMEASURED)
+    study.sampler = sampler_named(STEPPING, limits, losses, 0, 0, steps=steps)
+    first = starts(limits, losses, NO_HEAL, 16, grid=False)
+    terms = Terms([limits], first, 0, "test", Gate(survival=(1.0, 1.0)), 0)
+
+    def run() -> list[FrozenTrial]:
+        run_trials(
+            study, InProcess(Stand(tmp_path)), terms, 16, lambda _trial: None, stop=lambda: bool(over and over[0])
+        )
+        return study.get_trials()
+
+    stopped = run()
+    assert 0 < len(stopped) < 16
+    assert all(trial.state.is_finished() for trial in stopped)
+    over.clear()
+    whole = run()
+    assert len(whole) == 16
+    assert whole[len(stopped)].user_attrs[STEP_FROM] < len(stopped)
+
+
 def test_steps_are_for_the_default_alone(source: Source, limits: Limits) -> None:
     losses = losses_of(limits, source.vocabulary.coverage)
     steps = Steps(limits, NO_HEAL, lambda plan: Marginals(plan, {}), 1)
@@ -224,3 +262,37 @@ def test_a_study_keeps_to_its_rounds_and_earlier_ones_had_none(limits: Limits) -
     assert differing(before, shared(replace(plain, remeasured=0))) == ""
     assert differing(before, shared(plain)) == f"remeasured was 0, now {REMEASURED}"
     assert differing(shared(plain), shared(replace(plain, trials=300))) == ""
+
+
+def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go_by(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "--bin",
+        "2",
+        "--trials",
+        "16",
+        "--heal-steps",
+        "0",
+        "--trial-heal-steps",
+        "0",
+        "--finalists",
+        "1",
+        *words,
+    ]
+
+    def steps(name: str, *more: str) -> tuple[list[int], list[dict[str, object]], str]:
+        assert launch.main([*command, *more, "--study", name]) == 0
+        trials = optuna.load_study(storage=f"sqlite:///studies/{name}/study.db", study_name=name).trials
+        stepping = [trial for trial in trials if STEP_FROM in trial.user_attrs]
+        return [trial.number for trial in stepping], [trial.params for trial in stepping], capsys.readouterr().out
+
+    numbers, plans, said = steps("first")
+    assert numbers
+    assert re.search(r"measuring what \d+ single changes of a plan are worth, to step on from it", said)
+    again, same, silent = steps("second", "--seed", "1")
+    assert (again[0], same[0]) == (numbers[0], plans[0])
+    assert silent.count("measuring what") < said.count("measuring what") or "measuring what" not in silent
+    assert launch.main([*command, "--remeasure", "0", "--study", "first"]) == 2
+    assert f"remeasured was {REMEASURED}, now 0" in capsys.readouterr().err
