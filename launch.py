@@ -548,8 +548,8 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         "--remeasure",
         type=int,
         metavar="PLANS",
-        help="with --trial-heal-steps 0: around how many of the best plans what options cost is measured anew "
-        f"({REMEASURED} with --heal-steps 0, else 0: what is closest unhealed heals worse)",
+        help="with --trial-heal-steps 0, one bin and the default sampler: around how many plans at most it is measured "
+        f"what single changes are worth ({REMEASURED} with --heal-steps 0, else 0: what is close unhealed heals worse)",
     )
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument(

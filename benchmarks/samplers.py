@@ -289,7 +289,7 @@ def best_known(at_work: Bench, runs: dict[str, list[dict[str, Any]]], exchanges:
     """The least divergence of all runs and of exchanges from their best plan; and of how many plans that is."""
     everything = [run for of_sampler in runs.values() for run in of_sampler]
     best = min(everything, key=lambda run: bests(run)[-1])
-    evaluations = sum(len(run["divergences"]) for run in everything)
+    evaluations = sum(len(run["divergences"]) + run["measured"] for run in everything)
     if not exchanges:
         return bests(best)[-1], evaluations
     path = FOLDER / f"bin{at_work.number}, best known, {exchanges} exchanges.json"
@@ -334,7 +334,7 @@ def rows_of(
                     f"healed, {at} trials": quartiles(column, 1)
                     for at, column in zip(AT, zip(*healed.get(name, []), strict=True), strict=False)
                 },
-                "measured": int(np.median([run.get("measured", 0) for run in of_sampler])),
+                "measured": int(np.median([run["measured"] for run in of_sampler])),
                 "seconds a proposal": round(float(np.median([run["seconds"] for run in of_sampler])), 3),
             }
         )

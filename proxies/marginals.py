@@ -18,7 +18,6 @@ from space.genes import knobs
 from space.layout import Layout
 from space.limits import Limits
 from space.plan import Plan, Sublayer
-from space.rates import Rate
 
 # How far sizes and rates move, in steps.
 _STEPS = (-2, -1, 1, 2)
@@ -40,26 +39,22 @@ class Marginals:
 def neighbours(plan: Plan, limits: Limits) -> Iterator[tuple[str, Option, Plan]]:
     """What is measured: choice, option that the pins allow, and the plan with it alone changed, inside or outside.
 
-    A removed sublayer comes back at the middle rate of what stays. Choices come from the last to the first, so that of
-    plan after plan much stays.
+    A removed sublayer comes back near the middle rate of what stays. Choices come from the last to the first, so that
+    of plan after plan much stays.
     """
     layout, now = limits.layout, choices_of(limits.layout, plan)
-    rate = _middle_rate(plan, layout)
+    middle = median_low(one.rate.bits for one in now.values() if isinstance(one, Sublayer) and one.kept)
+    by_middle = sorted(layout.rates, key=lambda rate: abs(rate.bits - middle))
     for knob in reversed(list(knobs(now, layout))):
         own = now[knob.name]
         for by in _STEPS:
             option = knob.stepped(by)
+            options = [] if option is None else [option]
             if isinstance(option, Sublayer) and isinstance(own, Sublayer) and option.kept and not own.kept:
-                option = replace(option, rate=rate)
-            if option is not None and limits.pins.allow(knob.name, option):
-                yield knob.name, option, plan_of(layout, {**now, knob.name: option}, plan.heal)
-
-
-def _middle_rate(plan: Plan, layout: Layout) -> Rate:
-    """Of sublayers that stay."""
-    sublayers = [option for option in choices_of(layout, plan).values() if isinstance(option, Sublayer)]
-    by_bits = {one.rate.bits: one.rate for one in sublayers if one.kept}
-    return by_bits[median_low([one.rate.bits for one in sublayers if one.kept])]
+                options = [replace(option, rate=rate) for rate in by_middle]
+            allowed = next((one for one in options if limits.pins.allow(knob.name, one)), None)
+            if allowed is not None:
+                yield knob.name, allowed, plan_of(layout, {**now, knob.name: allowed}, plan.heal)
 
 
 def measure_marginals(

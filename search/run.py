@@ -39,6 +39,7 @@ from search.warm import best_trials, warm_starts
 from search.workbench import TRIAL_HEALING, marginals, signature
 from space import VERSION
 from space.bins import SizeRange, format_bytes
+from space.errors import UserError
 from space.files import write_whole
 from space.genes import space_fingerprint
 from space.limits import Limits
@@ -49,6 +50,8 @@ from space.spread import in_turns
 # Attributes of a study: the proxy by which trials are stopped, and how many utterances each rung scores, where its
 # fidelity said so.
 _GATE, _UTTERANCES = "gate", "rung utterances"
+# And around how many plans it measures.
+_ROUNDS = "remeasured"
 
 
 def run_search(settings: SearchSettings, console: Console) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def exam_of(settings: SearchSettings, found: Opened, console: Console) -> Exam:
 def _search(job: Job, logbook: Logbook) -> None:
     losses = measured_losses(job.workbench, job.ranges[0], job.console)
     heal_steps = job.settings.trial_heal_steps
-    rounds = job.settings.rounds
+    rounds = _rounds(job.study, job.settings)
     stopping = Stopping(job.settings.hours, job.settings.patience, size_over(job.ranges), job.started)
     steps = Steps(job.ranges[0], Heal(heal_steps), partial(_marginals, job, stopping), rounds) if rounds else None
     job.study.sampler = sampler_over(
@@ -170,8 +173,23 @@ def _search(job: Job, logbook: Logbook) -> None:
             run_trials(job.study, pool, terms, job.settings.trials, on_trial, stop=stop)
 
 
+def _rounds(study: optuna.Study, settings: SearchSettings) -> int:
+    """How many plans are measured around: a study keeps to what it began with, an earlier version's to none.
+
+    Raises UserError where another number is asked for.
+    """
+    begun: int = study.user_attrs.get(_ROUNDS, 0 if study.get_trials(deepcopy=False) else settings.rounds)
+    if settings.remeasured not in (None, begun):
+        raise UserError(
+            f"--remeasure {settings.remeasured}: study {settings.study!r} began with {begun}; leave it out, or choose "
+            "another --study"
+        )
+    study.set_user_attr(_ROUNDS, begun)
+    return begun
+
+
 def _marginals(job: Job, stopping: Stopping, plan: Plan) -> Marginals:
-    """Raises UnaskedError, with what was measured kept, once the search is to stop."""
+    """Raises UnaskedError once the search is to stop; of what was measured whole choices are kept."""
 
     def look() -> None:
         if stopping.over:

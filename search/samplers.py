@@ -27,7 +27,7 @@ from search.baselines import least_loss_plan, policy_attribute
 from search.judge import Judge, heard_of
 from search.rungs import RANGE, TRAITS, SeenStudy
 from search.settings import STEPPING
-from search.steps import STEP_FROM, Steps
+from search.steps import Steps
 from search.values import EVERYTHING, Uses, Values
 from space.drafts import Drafts
 from space.errors import UserError
@@ -53,8 +53,6 @@ _CHANGED, _STEP, _DOWN = 0.3, 0.15, 3.0
 # Policies that an inner sampler is shown, the best among them: TPE calls a tenth good, at most 25, and takes longer the
 # more there are.
 _SHOWN, _BEST = 250, 25
-# Of a trial that has none.
-_NO_POLICY = {"none": 1.0}
 # How many deviations a plan may be better than expected.
 _HOPE = 0.5
 
@@ -64,7 +62,7 @@ def _tpe_of_policies(seed: int) -> BaseSampler:
 
 
 # Propose policies, by name.
-DRAFTING = "policy"
+DRAFTING = STEPPING
 POLICIES: dict[str, Callable[[int], BaseSampler]] = {
     DRAFTING: _tpe_of_policies,
     "policy-tpe": _tpe_of_policies,
@@ -316,11 +314,9 @@ class PolicySampler(PlanSampler):
         return there[int((means - _HOPE * deviations).argmin())][0]
 
     def own(self, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-        """The complete trial that has the allocator's own plan, by `loss` alone, if there is one."""
-        complete = (one for one in trials if one.state == TrialState.COMPLETE)
-        return next(
-            (one for one in complete if not any(one.user_attrs.get(self._attribute, _NO_POLICY).values())), None
-        )
+        """The trial that has the allocator's own plan, by `loss` alone, if there is one."""
+        policies = ((one, one.user_attrs[self._attribute]) for one in trials if self._attribute in one.user_attrs)
+        return next((one for one, policy in policies if not any(policy.values())), None)
 
     def _told(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """The complete trials whose policies are known."""
@@ -375,10 +371,11 @@ class SteppingSampler(PlanSampler):
         if trial.number % 2:
             return self._others._proposed(study, trial, seed)
         told = study.told()
-        if (found := self._steps.next(told, self._others.own(told))) is None:
-            return self._swaps._proposed(study, trial, seed)
-        plan, origin = found
-        return plan, {STEP_FROM: origin}
+        step, kept = self._steps.next(told, self._others.own(told))
+        if step is not None:
+            return step, kept
+        plan, others = self._swaps._proposed(study, trial, seed)
+        return plan, {**others, **kept}
 
 
 class BredStudy(SeenStudy):
@@ -483,7 +480,7 @@ def sampler_named(
         policies = PolicySampler(
             POLICIES[name], limits, seed, heal_steps, basis=basis, loss=losses[basis], drafting=drafting
         )
-        if steps is not None and name == STEPPING:
+        if steps is not None and name == DRAFTING:
             return SteppingSampler(policies, steps, limits, seed, heal_steps)
         return policies
     if name == ALLOCATOR:

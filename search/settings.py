@@ -39,7 +39,7 @@ ENGINES = (LOCAL, RAY)
 _MOST_RECOMBINED = 100
 _MOST_WORKERS = 1024
 # What settings that do not say it were made with.
-_UNSAID = {"computed": PLAIN.name, "condition": UNCONSTRAINED, "remeasured": 0}
+_UNSAID = {"computed": PLAIN.name, "condition": UNCONSTRAINED}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SearchSettings:
     `model` is a folder, a hub id, or None for the bundled one. `finalist_heal_steps` is how long a finalist is healed,
     on `heal_rows` rows a step; a trial heals for its plan's own steps, at most `trial_heal_steps`. `recombined`
     utterances are made of pieces of others for each of the calibrate role, for finalists to heal on. Where trials do
-    not heal, what options cost may be `remeasured` around so many of the best plans. `bank` is where
+    not heal, plans of a study of one bin may be `remeasured` around, at most so many. `bank` is where
     studies share what trials are put together from, up to `bank_size`. Under the `condition` constrained data of ACL
     60/60 are all that is taken. Finalists are scored by the model `comet`, too, if it is given, on gold `segments` or
     on whole talks in segments of at most `segment_seconds`, decoded by so many `beams`. `warm_start` names a study
@@ -87,7 +87,7 @@ class SearchSettings:
     ray_address: str | None = None
     worker_cpus: int | None = None
     worker_gpus: float | None = None
-    sampler: str = "policy"
+    sampler: str = STEPPING
     warm_start: str | None = None
     seed: int = 0
     device: str = "auto"
@@ -120,7 +120,7 @@ class SearchSettings:
 
     @property
     def rounds(self) -> int:
-        """How many plans options are measured around: none by default where anything heals (decision 0035)."""
+        """How many plans a new study measures around: none by default where anything heals (decision 0035)."""
         if self.remeasured is not None:
             return self.remeasured
         return REMEASURED if self._may_step and not self.finalist_heal_steps else 0
@@ -242,7 +242,6 @@ def comparability(
         "condition": settings.condition,
         "rates": settings.rates,
         "trial_heal_steps": settings.trial_heal_steps,
-        "remeasured": settings.rounds,
         "computed": current().name,
     }
 

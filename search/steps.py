@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -17,8 +18,9 @@ from space.genes import decode, encode
 from space.limits import Limits
 from space.plan import Heal, Plan
 
-# The attribute of a trial that is a step: the number of the trial it leads away from.
-STEP_FROM = "step from trial"
+# Attributes of trials: the number of the trial whose plan was measured around last when they were proposed, and of
+# steps the number of the trial they lead away from.
+AROUND, STEP_FROM = "measured around trial", "step from trial"
 # What changing a choice costs, in middle marginals: the dearer, the fewer choices change. What was measured one by one
 # adds up for a few changes and not for many; how many are few the trials say.
 _PRICES = (4.0, 2.0, 1.0, 0.5, 0.2, 0.0)
@@ -42,36 +44,50 @@ class Steps:
         self._limits, self._heal, self._measure, self._rounds = limits, heal, measure, rounds
         self._known: dict[Plan, list[Plan]] = {}
 
-    def next(self, trials: Sequence[FrozenTrial], first: FrozenTrial | None) -> tuple[Plan, int] | None:
-        """A plan that none of the trials has, and the number of the trial it is a step from; None where there is none.
+    def next(self, trials: Sequence[FrozenTrial], first: FrozenTrial | None) -> tuple[Plan | None, dict[str, Any]]:
+        """A plan that none of the trials has, None where there is no step now, and what its trial is to keep.
 
-        Steps begin at the trial that is `first`, or at the best where there is none.
+        What it is to keep belongs to the trial that is proposed in place of a step, too. Steps begin at the trial that
+        is `first`, or at the best where that did not get through; nothing new begins before that has ended, and all
+        steps from one plan.
         """
-        complete = [one for one in trials if one.state == TrialState.COMPLETE]
-        if not complete:
-            return None
-        origins = list(dict.fromkeys(one.user_attrs[STEP_FROM] for one in trials if STEP_FROM in one.user_attrs))
-        best = _best(complete)
-        if not origins:
-            return self._untried(first or best, trials)
-        known = {one.number: one for one in trials}
-        if (found := self._untried(known[origins[-1]], trials)) is not None or len(origins) >= self._rounds:
-            return found
-        leads = [
-            _best([known[number], *(one for one in complete if one.user_attrs.get(STEP_FROM) == number)])
-            for number in origins
-        ]
-        if leads[-1].number != origins[-1]:
-            return self._untried(leads[-1], trials)
-        over = [lead.number for lead in leads[-_FRUITLESS:]] == origins[-_FRUITLESS:] and len(origins) >= _FRUITLESS
-        return None if over or best.number in origins else self._untried(best, trials)
+        around = list(dict.fromkeys(one.user_attrs[AROUND] for one in trials if AROUND in one.user_attrs))
+        if around and (step := self._untried(trials[around[-1]], trials)) is not None:
+            return step, {AROUND: around[-1], STEP_FROM: around[-1]}
+        origin = self._origin(trials, around, first)
+        if origin is None:
+            return None, {}
+        step = self._untried(origin, trials)
+        return step, {AROUND: origin.number} | ({} if step is None else {STEP_FROM: origin.number})
 
-    def _untried(self, origin: FrozenTrial, trials: Sequence[FrozenTrial]) -> tuple[Plan, int] | None:
+    def _origin(
+        self, trials: Sequence[FrozenTrial], around: Sequence[int], first: FrozenTrial | None
+    ) -> FrozenTrial | None:
+        """The trial to measure around next."""
+        complete = [one for one in trials if one.state == TrialState.COMPLETE]
+        begins = [] if around or first is None else [first]
+        ahead = [*begins, *(one for one in trials if _leads(one, around[-1:]))]
+        if not complete or len(around) >= self._rounds or not all(one.state.is_finished() for one in ahead):
+            return None
+        best = _best(complete)
+        if not around:
+            return first if first in complete else best
+        leads = [_best([trials[number], *(one for one in complete if _leads(one, [number]))]) for number in around]
+        if leads[-1].number not in around:
+            return leads[-1]
+        over = len(around) >= _FRUITLESS and [one.number for one in leads[-_FRUITLESS:]] == list(around[-_FRUITLESS:])
+        return None if over or best.number in around else best
+
+    def _untried(self, origin: FrozenTrial, trials: Sequence[FrozenTrial]) -> Plan | None:
         tried, plan = [one.params for one in trials], decode(origin.params, self._limits.layout)
         if plan not in self._known:
             self._known[plan] = steps_by(self._measure(plan), self._limits, self._heal)
-        steps = (step for step in self._known[plan] if encode(step, self._limits.layout) not in tried)
-        return next(((step, origin.number) for step in steps), None)
+        return next((step for step in self._known[plan] if encode(step, self._limits.layout) not in tried), None)
+
+
+def _leads(trial: FrozenTrial, origins: Sequence[int]) -> bool:
+    """Whether it is a step from one of these."""
+    return trial.user_attrs.get(STEP_FROM) in origins
 
 
 def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -79,7 +95,10 @@ def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
 
 
 def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
-    """The allocator's plans by the sum of marginals, one for each price of a change; those that change anything."""
+    """The allocator's plans by the sum of marginals, one for each price of a change; those that change anything.
+
+    One that could not do without an option that was not measured is left out.
+    """
     own, changes = choices_of(limits.layout, marginals.plan), marginals.changes
     sizes = [abs(change) for of in changes.values() for change in of.values() if change]
     if not sizes:

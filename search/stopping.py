@@ -41,7 +41,11 @@ class Stopping:
     @property
     def over(self) -> bool:
         """Whether it ends whatever its trials came to."""
-        return self._asked or (self.hours is not None and time.monotonic() - self.started >= 3600 * self.hours)
+        return self._asked or self._late
+
+    @property
+    def _late(self) -> bool:
+        return self.hours is not None and time.monotonic() - self.started >= 3600 * self.hours
 
     def reason(self, trials: Sequence[FrozenTrial]) -> str | None:
         """Why a study of these trials ends now; None where it goes on."""
@@ -49,7 +53,7 @@ class Stopping:
             self._ended_before = sum(trial.state.is_finished() for trial in trials)
         if self._asked:
             return "stopped by Ctrl-C"
-        if self.over:
+        if self._late:
             return f"{self.hours:g} hours are over"
         patience = self.patience
         if patience is not None and trials_since_better(trials, self.size, self._ended_before) >= patience:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import launch
 from models.loading import Source
@@ -21,12 +24,12 @@ from search.gates import Gate
 from search.loop import Terms, run_trials, suggest
 from search.pools.here import InProcess
 from search.samplers import SAMPLER_NAMES, SteppingSampler, sampler_named
-from search.settings import REMEASURED, STEPPING, SearchSettings, comparability, differing
-from search.steps import STEP_FROM, Steps, steps_by
+from search.settings import REMEASURED, STEPPING, SearchSettings
+from search.steps import AROUND, STEP_FROM, Steps, steps_by
 from space.bins import bin_range
 from space.choices import choices_of
 from space.errors import UserError
-from space.genes import decode, encode, repair
+from space.genes import decode, distributions, encode, repair
 from space.limits import Limits
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.policy import multipliers, policy_loss
@@ -71,6 +74,7 @@ def searched(
     study: optuna.Study | None = None,
     score: Callable[[Plan], float] | None = None,
     first: Plan | None = None,
+    steps: Steps | None = None,
 ) -> tuple[optuna.Study, list[Plan]]:
     """A study without healing, and the plans that were measured around; `first` is tried before any other."""
     score, around = score or divergence(source, limits), list[Plan]()
@@ -81,7 +85,7 @@ def searched(
 
     losses = losses_of(limits, source.vocabulary.coverage)
     study = study or optuna.create_study(directions=["minimize", "minimize"])
-    steps = Steps(limits, NO_HEAL, measure, rounds) if rounds else None
+    steps = steps or (Steps(limits, NO_HEAL, measure, rounds) if rounds else None)
     study.sampler = sampler_named(name, limits, losses, 0, 0, steps=steps)
     if first is not None:
         study.enqueue_trial(encode(first, limits.layout))
@@ -163,6 +167,74 @@ def test_no_more_plans_are_measured_around_than_asked(source: Source, limits: Li
     assert len({trial.user_attrs[STEP_FROM] for trial in study.trials if STEP_FROM in trial.user_attrs}) == 1
 
 
+def test_plans_without_a_step_count_and_two_of_them_are_the_end(source: Source, limits: Limits) -> None:
+    """Each exchange finds something better, and yet no single change of it is any better: there is no step."""
+    better: dict[Plan, float] = {}
+
+    def score(plan: Plan) -> float:
+        return better.setdefault(plan, 10.0 - 0.1 * len(better))
+
+    around: list[Plan] = []
+
+    def measure(plan: Plan) -> Marginals:
+        around.append(plan)
+        return measure_marginals(plan, limits, lambda other: float(other != plan))
+
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    steps = Steps(limits, NO_HEAL, measure, REMEASURED)
+    searched(source, limits, STEPPING, study=study, score=score, steps=steps, trials=24)
+    assert len(around) == 2
+    assert len({trial.user_attrs[AROUND] for trial in study.trials if AROUND in trial.user_attrs}) == 2
+    assert not any(STEP_FROM in trial.user_attrs for trial in study.trials)
+
+
+def test_nothing_new_is_measured_around_while_what_leads_on_is_not_scored(source: Source, limits: Limits) -> None:
+    """Several workers: the allocator's own plan, then the steps from it, are scored while more is asked for."""
+    score, around = divergence(source, limits), list[Plan]()
+
+    def measure(plan: Plan) -> Marginals:
+        around.append(plan)
+        return measure_marginals(plan, limits, score)
+
+    plans = [repair(uniform_plan(limits.layout, WHOLE), limits, seed) for seed in range(2)]
+    zeros = {policy_attribute("prior values"): dict.fromkeys(multipliers(limits.layout), 0.0)}
+    trials = [ended(limits, plans[0], 0, score), ended(limits, plans[1], 1, None, zeros)]
+    steps = Steps(limits, NO_HEAL, measure, REMEASURED)
+    assert steps.next(trials, trials[1]) == (None, {})
+    trials[1] = ended(limits, plans[1], 1, score, zeros)
+    while (found := steps.next(trials, trials[1]))[0] is not None:
+        trials.append(ended(limits, found[0], len(trials), None, found[1]))
+    assert len(trials) > 3
+    assert around == [plans[1]], "all steps are under way, and nothing else begins"
+    for number in range(2, len(trials)):
+        assert steps.next(trials, trials[1]) == (None, {})
+        plan, kept = decode(trials[number].params, limits.layout), trials[number].user_attrs
+        trials[number] = ended(limits, plan, number, score, kept)
+    step, kept = steps.next(trials, trials[1])
+    best = min(trials[1:], key=lambda one: one.values[0])
+    assert step is not None
+    assert kept == {AROUND: best.number, STEP_FROM: best.number}
+
+
+def ended(
+    limits: Limits,
+    plan: Plan,
+    number: int,
+    score: Callable[[Plan], float] | None,
+    kept: Mapping[str, Any] | None = None,
+) -> FrozenTrial:
+    """A trial that is complete, or, without a score, under way."""
+    found = create_trial(
+        state=TrialState.RUNNING if score is None else TrialState.COMPLETE,
+        values=None if score is None else [score(plan), 1.0],
+        params=encode(plan, limits.layout),
+        distributions=distributions(limits.layout, 0),
+        user_attrs=dict(kept or {}),
+    )
+    found.number = number
+    return found
+
+
 def test_a_study_that_was_killed_takes_the_steps_it_would_have_taken(source: Source, limits: Limits) -> None:
     whole, _ = searched(source, limits, "policy")
     for killed in (13, 20):
@@ -199,12 +271,12 @@ def test_behind_a_plan_that_no_step_leads_on_from_single_things_are_exchanged(so
 def test_a_search_that_is_to_stop_does_not_measure_to_the_end(source: Source, limits: Limits, tmp_path: Path) -> None:
     losses, score = losses_of(limits, source.vocabulary.coverage), divergence(source, limits)
     study = optuna.create_study(directions=["minimize", "minimize"])
-    over = [False]
+    interrupted = threading.Event()
 
     def measure(plan: Plan) -> Marginals:
-        if not over:
+        if "goes on" in study.user_attrs:
             return measure_marginals(plan, limits, score)
-        over[0] = True
+        interrupted.set()
         raise UnaskedError
 
     steps = Steps(limits, NO_HEAL, measure, REMEASURED)
@@ -213,15 +285,14 @@ def test_a_search_that_is_to_stop_does_not_measure_to_the_end(source: Source, li
     terms = Terms([limits], first, 0, "test", Gate(survival=(1.0, 1.0)), 0)
 
     def run() -> list[FrozenTrial]:
-        run_trials(
-            study, InProcess(Stand(tmp_path)), terms, 16, lambda _trial: None, stop=lambda: bool(over and over[0])
-        )
+        run_trials(study, InProcess(Stand(tmp_path)), terms, 16, lambda _trial: None, stop=interrupted.is_set)
         return study.get_trials()
 
     stopped = run()
     assert 0 < len(stopped) < 16
     assert all(trial.state.is_finished() for trial in stopped)
-    over.clear()
+    interrupted.clear()
+    study.set_user_attr("goes on", True)
     whole = run()
     assert len(whole) == 16
     assert whole[len(stopped)].user_attrs[STEP_FROM] < len(stopped)
@@ -230,12 +301,12 @@ def test_a_search_that_is_to_stop_does_not_measure_to_the_end(source: Source, li
 def test_steps_are_for_the_default_alone(source: Source, limits: Limits) -> None:
     losses = losses_of(limits, source.vocabulary.coverage)
     steps = Steps(limits, NO_HEAL, lambda plan: Marginals(plan, {}), 1)
-    stepping = [name for name in SAMPLER_NAMES if isinstance(_sampler(name, limits, losses, steps), SteppingSampler)]
+    stepping = [
+        name
+        for name in SAMPLER_NAMES
+        if isinstance(sampler_named(name, limits, losses, 0, 0, steps=steps), SteppingSampler)
+    ]
     assert stepping == [STEPPING] == [SearchSettings.sampler]
-
-
-def _sampler(name: str, limits: Limits, losses: object, steps: Steps) -> object:
-    return sampler_named(name, limits, losses, 0, 0, steps=steps)  # type: ignore[arg-type]
 
 
 def test_studies_that_heal_take_no_steps() -> None:
@@ -253,17 +324,6 @@ def test_studies_that_heal_take_no_steps() -> None:
         replace(plain, remeasured=-1).check()
 
 
-def test_a_study_keeps_to_its_rounds_and_earlier_ones_had_none(limits: Limits) -> None:
-    def shared(settings: SearchSettings) -> dict[str, object]:
-        return comparability(settings, [limits.size_range], model="m", data="d", space="s", bank="b")
-
-    plain = UNHEALED
-    before = {key: value for key, value in shared(plain).items() if key != "remeasured"}
-    assert differing(before, shared(replace(plain, remeasured=0))) == ""
-    assert differing(before, shared(plain)) == f"remeasured was 0, now {REMEASURED}"
-    assert differing(shared(plain), shared(replace(plain, trials=300))) == ""
-
-
 def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go_by(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,7 +332,7 @@ def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go
         "--bin",
         "2",
         "--trials",
-        "16",
+        "12",
         "--heal-steps",
         "0",
         "--trial-heal-steps",
@@ -282,17 +342,47 @@ def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go
         *words,
     ]
 
-    def steps(name: str, *more: str) -> tuple[list[int], list[dict[str, object]], str]:
-        assert launch.main([*command, *more, "--study", name]) == 0
+    def stepping(name: str) -> list[FrozenTrial]:
         trials = optuna.load_study(storage=f"sqlite:///studies/{name}/study.db", study_name=name).trials
-        stepping = [trial for trial in trials if STEP_FROM in trial.user_attrs]
-        return [trial.number for trial in stepping], [trial.params for trial in stepping], capsys.readouterr().out
+        return [trial for trial in trials if STEP_FROM in trial.user_attrs]
 
-    numbers, plans, said = steps("first")
-    assert numbers
-    assert re.search(r"measuring what \d+ single changes of a plan are worth, to step on from it", said)
-    again, same, silent = steps("second", "--seed", "1")
-    assert (again[0], same[0]) == (numbers[0], plans[0])
-    assert silent.count("measuring what") < said.count("measuring what") or "measuring what" not in silent
+    with monkeypatch.context() as patched:
+        patched.setattr("search.workbench.measure_marginals", killed_behind(7))
+        with pytest.raises(RuntimeError, match="killed"):
+            launch.main([*command, "--study", "first"])
+    (kept,) = Path("studies/bank").glob("*/marginals-*.json")
+    begun = json.loads(kept.read_text())
+    assert begun, "whole choices"
+    assert launch.main([*command, "--study", "first"]) == 0
+    said = re.findall(
+        r"measuring what (\d+) single changes of a plan are worth, to step on from it", capsys.readouterr().out
+    )
+    measured = json.loads(kept.read_text())
+    assert measured[: len(begun)] == begun
+    assert int(said[1]) == len(measured) - len(begun)
+    steps = stepping("first")
+    assert steps
+    assert launch.main([*command, "--study", "second", "--seed", "1"]) == 0
+    again = stepping("second")
+    assert (again[0].number, again[0].params) == (steps[0].number, steps[0].params)
+    assert json.loads(kept.read_text()) == measured
+    capsys.readouterr()
     assert launch.main([*command, "--remeasure", "0", "--study", "first"]) == 2
-    assert f"remeasured was {REMEASURED}, now 0" in capsys.readouterr().err
+    assert "tightfit: --remeasure 0: study 'first' began with 8; leave it out" in capsys.readouterr().err
+    assert launch.main([*command, "--heal-steps", "1", "--study", "first"]) == 0, "finalists may heal later"
+
+
+def killed_behind(choices_measured: int) -> Callable[..., Marginals]:
+    """Measures as ever until so many choices were saved."""
+    saved = [0]
+
+    def measure(plan: Plan, limits: Limits, score: Any, known: Any, save: Callable[[Any], None]) -> Marginals:
+        def saves(found: Any) -> None:
+            save(found)
+            saved[0] += 1
+            if saved[0] == choices_measured:
+                raise RuntimeError("killed")
+
+        return measure_marginals(plan, limits, score, known, saves)
+
+    return measure
