@@ -11,7 +11,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks.recipe import Recipe
-from benchmarks.samplers import Bench, UnlearntPolicies, healed_loss
+from benchmarks.samplers import Bench, UnlearntPolicies, healed_loss, known_row, with_best_known
+from benchmarks.samplers import targets_of as benchmark_targets
 from benchmarks.searches import best_after, losses_anew, row_of, targets_of
 from models.loading import Source
 from search.baselines import few_starts, losses_of
@@ -147,3 +148,23 @@ def test_rows_of_searches_say_what_they_are_of() -> None:
     found = targets_of(4, {"policy": [[50.0, 38.0]], "swap": [[50.0, 40.0]], "nsga2": [[50.0, 50.0]]})
     assert [(one["value"], one["met"]) for one in found] == [(0.95, True)]
     assert targets_of(4, {"policy": [[38.0]]}) == targets_of(4, {"swap": [[38.0]]}) == []
+
+
+def test_the_default_is_held_against_the_next_best_of_all_that_is_published() -> None:
+    def row(sampler: str, at_50: float, at_200: float) -> dict[str, object]:
+        return {"bin": 3, "sampler": sampler, "50 trials": f"{at_50} (0 to 9)", "200 trials": f"{at_200} (0 to 9)"}
+
+    others = [row("swap", 0.9, 0.5), row("nsga2", 0.9, 0.4), row("policy without steps", 0.3, 0.2)]
+    rows = [row("policy", 0.4, 0.2), *others, known_row(3, 0.1, 7_000), {**known_row(4, 0.1, 2), "sampler": "swap"}]
+    found = {one["name"]: one["value"] for one in benchmark_targets(rows)}
+    assert found == {
+        "bin 3, policy's gap to the best known over that of nsga2": pytest.approx(1 / 3),
+        "bin 3, policy at 50 trials over swap at 200": pytest.approx(0.8),
+    }
+    assert benchmark_targets(others) == []
+
+
+def test_a_best_plan_stays_the_best_until_a_better_one_is_known() -> None:
+    before, now = known_row(3, 0.2, 9_000), [known_row(3, 0.3, 10), known_row(4, 1.0, 10)]
+    assert with_best_known(now, [before, {"bin": 3, "sampler": "swap"}]) == [before, now[1]]
+    assert with_best_known([known_row(3, 0.1, 10)], [before]) == [known_row(3, 0.1, 10)]
