@@ -12,6 +12,7 @@ from search.baselines import START_KINDS
 from search.gates import Gate
 from search.loop import FAILURE
 from search.rungs import BYTES, DIVERGENCES, HEALED, SECONDS
+from search.steps import STEP_FROM
 from space.bins import SizeRange, format_bytes
 from space.layout import Layout
 from space.limits import Limits
@@ -77,6 +78,8 @@ def _origin(trial: FrozenTrial, sampler: str) -> str:
     for kind in START_KINDS:
         if kind in trial.user_attrs:
             return f"{kind}: {trial.user_attrs[kind]}"
+    if STEP_FROM in trial.user_attrs:
+        return f"sampler {sampler}, a step from trial {trial.user_attrs[STEP_FROM]}"
     return f"sampler {sampler}"
 
 

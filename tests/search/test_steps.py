@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna_dashboard import get_note
 
 import launch
 from models.loading import Source
@@ -343,8 +344,12 @@ def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go
     ]
 
     def stepping(name: str) -> list[FrozenTrial]:
-        trials = optuna.load_study(storage=f"sqlite:///studies/{name}/study.db", study_name=name).trials
-        return [trial for trial in trials if STEP_FROM in trial.user_attrs]
+        study = optuna.load_study(storage=f"sqlite:///studies/{name}/study.db", study_name=name)
+        found = [trial for trial in study.trials if STEP_FROM in trial.user_attrs]
+        for trial in found:
+            note = get_note(optuna.Trial(study, trial._trial_id))
+            assert f"sampler policy, a step from trial {trial.user_attrs[STEP_FROM]}" in note
+        return found
 
     with monkeypatch.context() as patched:
         patched.setattr("search.workbench.measure_marginals", killed_behind(7))
