@@ -549,7 +549,7 @@ def _add_search(commands: Any, shared: _Shared) -> None:
         type=int,
         metavar="PLANS",
         help="with --trial-heal-steps 0, one bin and the default sampler: around how many plans at most it is measured "
-        f"what single changes are worth ({REMEASURED} with --heal-steps 0, else 0: what is close unhealed heals worse)",
+        f"what single changes are worth ({REMEASURED} with --heal-steps 0, else 0: healing makes up for it)",
     )
     search.add_argument("--heal-steps", type=int, default=200, help="healing steps of a finalist (%(default)s)")
     search.add_argument(
