@@ -43,7 +43,8 @@ def neighbours(plan: Plan, limits: Limits) -> Iterator[tuple[str, Option, Plan]]
     of plan after plan much stays.
     """
     layout, now = limits.layout, choices_of(limits.layout, plan)
-    middle = median_low(one.rate.bits for one in now.values() if isinstance(one, Sublayer) and one.kept)
+    stays = [one.rate.bits for one in now.values() if isinstance(one, Sublayer) and one.kept]
+    middle = median_low(stays or [rate.bits for rate in layout.rates])
     by_middle = sorted(layout.rates, key=lambda rate: abs(rate.bits - middle))
     for knob in reversed(list(knobs(now, layout))):
         own = now[knob.name]

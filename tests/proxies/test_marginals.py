@@ -61,6 +61,22 @@ def test_neighbours_differ_in_one_choice_by_at_most_two_steps(limits: Limits, pl
     assert {one.rate for one in back if isinstance(one, Sublayer)} <= set(stays)
 
 
+def test_from_a_plan_without_any_sublayer_all_may_come_back(limits: Limits, plan: Plan) -> None:
+    own = choices_of(limits.layout, plan)
+    gone = {name: REMOVED if isinstance(option, Sublayer) else option for name, option in own.items()}
+    back = {
+        name for name, option, _ in neighbours(plan_of(limits.layout, gone), limits) if isinstance(option, Sublayer)
+    }
+    assert back == {name for name, option in own.items() if isinstance(option, Sublayer)}
+
+
+def test_a_sublayer_comes_back_at_a_rate_that_pins_allow(limits: Limits, plan: Plan) -> None:
+    pinned = Limits(limits.layout, limits.size_range, limits.fixed_bytes, read_pins(["decoder:bits>=5"], limits.layout))
+    back = [option for name, option, _ in neighbours(plan, pinned) if name == "decoder.1.ffn"]
+    assert len(back) == 2
+    assert all(isinstance(option, Sublayer) and option.rate.bits >= 5 for option in back)
+
+
 def test_changes_are_those_of_the_score(limits: Limits, plan: Plan) -> None:
     found, own = measure_marginals(plan, limits, lambda other: additive(limits, other)), choices_of(limits.layout, plan)
     whole = additive(limits, plan)
