@@ -109,8 +109,7 @@ class Bench:
     def divergence(self, plan: Plan) -> float:
         """On the utterances of the first rung; looked up where a run before had the plan."""
         if plan not in self.known:
-            candidate = self.workbench.assembler.assembled(plan)
-            self.known[plan] = self.workbench.prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
+            self.known[plan] = self.workbench.first_divergence(plan, RUNG_UTTERANCES[0])
         return self.known[plan]
 
     def unseen(self, plan: Plan) -> float:

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmarks.publish import publish_bins, target
 from benchmarks.recipe import Recipe
 from benchmarks.samplers import AT, DEFAULT, Bench, bench, healed_loss
-from search.rungs import settled
+from search.rungs import least, settled
 from search.samplers import ALLOCATOR, SWAP
 from search.settings import SearchSettings
 from space.genes import decode
@@ -46,7 +46,7 @@ def marks(trials: int) -> list[int]:
 def best_after(trials: Sequence[FrozenTrial], at: int) -> FrozenTrial:
     """Of the first trials the complete one with the least loss, settled by what was known of them then."""
     first = [one for one in trials[:at] if one.state == TrialState.COMPLETE]
-    return min(settled(first), key=lambda trial: (trial.values[0], trial.number))
+    return least(settled(first))
 
 
 def losses_anew(at_work: Bench, trials: Sequence[FrozenTrial], times: int) -> list[float]:

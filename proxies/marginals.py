@@ -8,11 +8,11 @@ Stewart 1961).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 
+from proxies.sensitivity import finite
 from space.choices import Option, choices_of, plan_of
 from space.genes import knobs
 from space.layout import Layout
@@ -21,8 +21,6 @@ from space.plan import Plan, Sublayer
 
 # How far sizes and rates move, in steps.
 _STEPS = (-2, -1, 1, 2)
-# Nats a token that a change counts as which leaves no numbers.
-_BROKEN = 1e3
 
 
 @dataclass(frozen=True)
@@ -71,16 +69,12 @@ def measure_marginals(
     """
     found, asked = list(known), list(neighbours(plan, limits))
 
-    def scored(other: Plan) -> float:
-        value = score(other)
-        return value if math.isfinite(value) else _BROKEN
-
     if not found:
-        found.append(scored(plan))
+        found.append(finite(score(plan)))
     for place, (name, _, other) in enumerate(asked, 1):
         if place < len(found):
             continue
-        found.append(scored(other))
+        found.append(finite(score(other)))
         if place == len(asked) or asked[place][0] != name:
             save(found)
     changes = {name: {own: 0.0} for name, own in choices_of(limits.layout, plan).items()}

@@ -121,6 +121,11 @@ class _Curves:
         return math.exp(float(np.interp(at, self._noise, self._logs)) + beyond)
 
 
+def finite(divergence: float) -> float:
+    """A divergence, or what it counts as where a change leaves no numbers."""
+    return divergence if math.isfinite(divergence) else _BROKEN
+
+
 def measure(
     layout: Layout,
     score: Callable[[Plan], float],
@@ -149,8 +154,7 @@ def measure(
         take_known()
         missing = [one for one in asked if one[1] not in found.get(one[0], {})]
         for name, called, plan in missing:
-            value = score(plan)
-            found.setdefault(name, {})[called] = value if math.isfinite(value) else _BROKEN
+            found.setdefault(name, {})[called] = finite(score(plan))
         for name, _, _ in asked:
             progress(name)
         if missing:

@@ -91,6 +91,11 @@ def settled(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return found
 
 
+def least(trials: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Of complete trials the one with the least loss."""
+    return min(trials, key=lambda trial: (trial.values[0], trial.number))
+
+
 def settle(losses: Sequence[float], divergences: Sequence[float]) -> list[float]:
     """Losses of healings, settled by the divergences after them; all are numbers."""
     order = np.argsort(divergences, kind="stable")

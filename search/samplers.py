@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.baselines import least_loss_plan, policy_attribute
 from search.judge import Judge, heard_of
-from search.rungs import RANGE, TRAITS, SeenStudy
+from search.rungs import RANGE, TRAITS, SeenStudy, least
 from search.settings import STEPPING
 from search.steps import Steps
 from search.values import EVERYTHING, Uses, Values
@@ -209,8 +209,7 @@ class SwapSampler(RepairingSampler):
         if not complete:
             plan, kept = super()._proposed(study, trial, seed)
             return replace(plan, heal=self._heal), kept
-        best = min(complete, key=lambda one: (one.values[0], one.number))
-        parent = replace(decode(best.params, self._limits.layout), heal=self._heal)
+        parent = replace(decode(least(complete).params, self._limits.layout), heal=self._heal)
         return self._untried(told, seed, lambda again: (swapped(parent, self._limits, again), {}))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from proxies.marginals import Marginals
+from search.rungs import least
 from space.allocate import allocate_plan
 from space.choices import Option, choices_of
 from space.genes import decode, encode
@@ -69,10 +70,10 @@ class Steps:
         ahead = [*begins, *(one for one in trials if _leads(one, around[-1:]))]
         if not complete or len(around) >= self._rounds or not all(one.state.is_finished() for one in ahead):
             return None
-        best = _best(complete)
+        best = least(complete)
         if not around:
             return first if first in complete else best
-        leads = [_best([trials[number], *(one for one in complete if _leads(one, [number]))]) for number in around]
+        leads = [least([trials[number], *(one for one in complete if _leads(one, [number]))]) for number in around]
         if leads[-1].number not in around:
             return leads[-1]
         over = len(around) >= _FRUITLESS and [one.number for one in leads[-_FRUITLESS:]] == list(around[-_FRUITLESS:])
@@ -88,10 +89,6 @@ class Steps:
 def _leads(trial: FrozenTrial, origins: Sequence[int]) -> bool:
     """Whether it is a step from one of these."""
     return trial.user_attrs.get(STEP_FROM) in origins
-
-
-def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial:
-    return min(trials, key=lambda one: (one.values[0], one.number))
 
 
 def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:

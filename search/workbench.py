@@ -94,6 +94,10 @@ class Workbench:
         lessons = self.proxy.of(vocabulary)[: utterances * self.rows_an_utterance]
         return divergence(model, lessons)
 
+    def first_divergence(self, plan: Plan, utterances: int) -> float:
+        """Of a plan's candidate, unhealed, on the first utterances that trials are scored on."""
+        return self.prefixes.divergence(self.assembler.assembled(plan), plan.vocabulary, utterances)
+
     def unseen_divergence(self, model: PreTrainedModel, vocabulary: int) -> float:
         """Divergence on utterances of the select role, on which nothing was searched and nothing trained."""
         return divergence(model, self.select.of(vocabulary))
@@ -213,8 +217,7 @@ def sensitivities(
     folder = workbench.folder
 
     def score(plan: Plan) -> float:
-        candidate = workbench.assembler.assembled(plan)
-        return workbench.prefixes.divergence(candidate, plan.vocabulary, RUNG_UTTERANCES[0])
+        return workbench.first_divergence(plan, RUNG_UTTERANCES[0])
 
     def known() -> Measured:
         return folder.read_json(_SENSITIVITIES) or {}
@@ -242,8 +245,7 @@ def marginals(
 
     def score(other: Plan) -> float:
         look()
-        candidate = workbench.assembler.assembled(other)
-        return workbench.prefixes.divergence(candidate, other.vocabulary, utterances)
+        return workbench.first_divergence(other, utterances)
 
     return measure_marginals(plan, limits, score, known, lambda found: folder.write_json(name, list(found)))
 
