@@ -12,8 +12,9 @@ Steps of the allocator measure the same divergence of several hundred plans that
 
 `--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without steps
 and drafts it is `policy-tpe`, without policies and the allocator, too, `tpe`, and without learning all of its policies
-are near the allocator's own, as the first ones are; results are ablation.json. A prior that is left out says of an
-option what share of its sublayer, table or vocabulary is gone and how noisy the rest, wherever it is.
+are near the allocator's own, as the first ones are; results are ablation.json. Without sensitivities, in the first
+plans as in what is proposed, an option costs what share of its sublayer, table or vocabulary is gone and how noisy the
+rest is, wherever it is.
 
 Runs are kept in benchmarks/runs/samplers, which is part of the project: what is published of them can be looked up,
 drawn (``python -m benchmarks.curves``), and made of more seeds elsewhere. A run that was killed is made again, finished
@@ -78,13 +79,13 @@ LEFT_OUT = {
     "learning": Uses(learning=False),
     "interactions": Uses(interactions=False),
 }
-PRIOR, STEPS = "prior", "steps"
+SENSITIVITIES, STEPS = "sensitivities", "steps"
 UNLEARNT = f"{DEFAULT} without learning"
 ABLATION = (
     ALLOCATOR,
-    *(f"{ALLOCATOR} without {part}" for part in (PRIOR, *LEFT_OUT)),
+    *(f"{ALLOCATOR} without {part}" for part in (SENSITIVITIES, *LEFT_OUT)),
     DEFAULT,
-    *(f"{DEFAULT} without {part}" for part in (PRIOR, STEPS)),
+    *(f"{DEFAULT} without {part}" for part in (SENSITIVITIES, STEPS)),
     UNLEARNT,
     "policy-tpe",
     "tpe",
@@ -118,8 +119,9 @@ class Bench:
 
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
-        grid = begins_with_grid(name.partition(" without ")[0])
-        first = starts(self.limits, self.losses, NO_HEAL, trials, grid=grid)
+        whole, _, part = name.partition(" without ")
+        losses = {"nothing": unknown_loss(self.limits.layout)} if part == SENSITIVITIES else self.losses
+        first = starts(self.limits, losses, NO_HEAL, trials, grid=begins_with_grid(whole))
         measured: list[Plan] = []
 
         def score(plan: Plan) -> float:
@@ -127,7 +129,7 @@ class Bench:
             return self.divergence(plan)
 
         steps = Steps(self.limits, NO_HEAL, lambda plan: measure_marginals(plan, self.limits, score), REMEASURED)
-        found = self.searched(self._sampler(name, seed, steps), first, trials)
+        found = self.searched(self._sampler(name, seed, steps, losses), first, trials)
         return {**found, "measured": len(measured)}
 
     def searched(self, sampler: BaseSampler, first: Sequence[Start], trials: int) -> dict[str, Any]:
@@ -171,9 +173,8 @@ class Bench:
         """How far a plan is out of the limits: bytes over the bound, or 1 where it is not that."""
         return float(max(1, self.limits.bytes_of(plan) - self.limits.size_range.bound_bytes + 1))
 
-    def _sampler(self, name: str, seed: int, steps: Steps) -> BaseSampler:
+    def _sampler(self, name: str, seed: int, steps: Steps, losses: dict[str, Loss]) -> BaseSampler:
         whole, _, part = name.partition(" without ")
-        losses = {"nothing": unknown_loss(self.limits.layout)} if part == PRIOR else self.losses
         basis = list(losses)[-1]
         if name == RAW:
             return TPESampler(seed=seed, multivariate=True, n_startup_trials=20)
@@ -183,7 +184,8 @@ class Bench:
         if whole == ALLOCATOR and part in LEFT_OUT:
             return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
         stepping = None if part == STEPS else steps
-        return sampler_named(whole if part in (PRIOR, STEPS) else name, self.limits, losses, seed, 0, steps=stepping)
+        named = whole if part in (SENSITIVITIES, STEPS) else name
+        return sampler_named(named, self.limits, losses, seed, 0, steps=stepping)
 
 
 class UnlearntPolicies(PolicySampler):
