@@ -11,8 +11,9 @@ healed as a trial is, and says what it is worth then: 100 less chrF of the utter
 Steps of the allocator measure the same divergence of several hundred plans that are no trials; how many is told.
 
 `--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without steps
-and drafts it is `policy-tpe`, without policies and the allocator, too, `tpe`, and without learning all of its policies
-are near the allocator's own, as the first ones are; results are ablation.json. Without sensitivities, in the first
+and drafts it is `policy-tpe`, without policies and the allocator, too, `tpe`; without exchanges policies are in their
+place, and without learning all of its policies are near the allocator's own, as the first ones are; results are
+ablation.json. Without sensitivities, in the first
 plans as in what is proposed, an option costs what share of its sublayer, table or vocabulary is gone and how noisy the
 rest is, wherever it is.
 
@@ -79,13 +80,13 @@ LEFT_OUT = {
     "learning": Uses(learning=False),
     "interactions": Uses(interactions=False),
 }
-SENSITIVITIES, STEPS = "sensitivities", "steps"
+SENSITIVITIES, STEPS, EXCHANGES = "sensitivities", "steps", "exchanges"
 UNLEARNT = f"{DEFAULT} without learning"
 ABLATION = (
     ALLOCATOR,
     *(f"{ALLOCATOR} without {part}" for part in (SENSITIVITIES, *LEFT_OUT)),
     DEFAULT,
-    *(f"{DEFAULT} without {part}" for part in (SENSITIVITIES, STEPS)),
+    *(f"{DEFAULT} without {part}" for part in (SENSITIVITIES, STEPS, EXCHANGES)),
     UNLEARNT,
     "policy-tpe",
     "tpe",
@@ -184,8 +185,12 @@ class Bench:
         if whole == ALLOCATOR and part in LEFT_OUT:
             return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
         stepping = None if part == STEPS else steps
-        named = whole if part in (SENSITIVITIES, STEPS) else name
-        return sampler_named(named, self.limits, losses, seed, 0, steps=stepping)
+        named = whole if part in (SENSITIVITIES, STEPS, EXCHANGES) else name
+        found = sampler_named(named, self.limits, losses, seed, 0, steps=stepping)
+        if part == EXCHANGES:
+            assert isinstance(found, SteppingSampler)
+            found.exchanges = found.others
+        return found
 
 
 class UnlearntPolicies(PolicySampler):
