@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -15,9 +16,13 @@ from benchmarks.samplers import Bench, UnlearntPolicies, healed_loss, known_row,
 from benchmarks.samplers import targets_of as benchmark_targets
 from benchmarks.searches import best_after, losses_anew, row_of, targets_of
 from models.loading import Source
-from search.baselines import few_starts, losses_of
+from proxies.marginals import measure_marginals
+from search.baselines import few_starts, losses_of, policy_attribute
 from search.gates import Gate
+from search.loop import suggest
 from search.samplers import _FIRST_POLICIES, _tpe_of_policies, trial_seed
+from search.steps import Steps
+from search.workbench import Workbench
 from space.genes import HEAL_STEPS, decode
 from space.limits import Limits
 from space.plan import NO_HEAL, Plan, removed_sublayers
@@ -48,6 +53,27 @@ def test_without_learning_policies_are_the_first_ones_whatever_they_came_to(sour
     learnt = run(limits, source, "policy", many, score=removed)[1]
     assert found[:_FIRST_POLICIES] == learnt[:_FIRST_POLICIES]
     assert found != learnt
+
+
+def test_without_exchanges_policies_are_in_their_place(source: Source) -> None:
+    limits = limits_of(source)
+    losses = losses_of(limits, source.vocabulary.coverage)
+    at_work = Bench(3, limits, losses, cast(Workbench, None), "")
+    policy = policy_attribute(list(losses)[-1])
+
+    def policies(name: str) -> list[bool]:
+        nowhere = Steps(limits, NO_HEAL, lambda plan: measure_marginals(plan, limits, lambda _: 1.0), 1)
+        study = optuna.create_study(sampler=at_work._sampler(name, 0, nowhere, losses))
+        for _ in range(12):
+            trial = study.ask()
+            plan = suggest(trial, limits.layout, 0)
+            for attribute, value in (("divergences", [1.0]), ("bytes", limits.bytes_of(plan)), ("removed", 0)):
+                trial.set_user_attr(attribute, value)
+            study.tell(trial, 1.0)
+        return [policy in trial.user_attrs for trial in study.trials]
+
+    assert all(policies("policy without exchanges"))
+    assert not all(policies("policy"))
 
 
 def ended(number: int, loss: float | None, divergence: float = 1.0) -> FrozenTrial:
