@@ -12,10 +12,9 @@ Steps of the allocator measure the same divergence of several hundred plans that
 
 `--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without steps
 and drafts it is `policy-tpe`, without policies and the allocator, too, `tpe`; without exchanges policies are in their
-place, and without learning all of its policies are near the allocator's own, as the first ones are; results are
-ablation.json. Without sensitivities, in the first
-plans as in what is proposed, an option costs what share of its sublayer, table or vocabulary is gone and how noisy the
-rest is, wherever it is.
+place, and without learning all of its policies are near the allocator's own, as the first ones are. Without
+sensitivities, in the first plans as in what is proposed, an option costs what share of its sublayer, table or
+vocabulary is gone and how noisy the rest is, wherever it is. Results are ablation.json.
 
 Runs are kept in benchmarks/runs/samplers, which is part of the project: what is published of them can be looked up,
 drawn (``python -m benchmarks.curves``), and made of more seeds elsewhere. A run that was killed is made again, finished
@@ -185,8 +184,7 @@ class Bench:
         if whole == ALLOCATOR and part in LEFT_OUT:
             return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
         stepping = None if part == STEPS else steps
-        named = whole if part in (SENSITIVITIES, STEPS, EXCHANGES) else name
-        found = sampler_named(named, self.limits, losses, seed, 0, steps=stepping)
+        found = sampler_named(whole, self.limits, losses, seed, 0, steps=stepping)
         if part == EXCHANGES:
             assert isinstance(found, SteppingSampler)
             found.exchanges = found.others

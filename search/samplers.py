@@ -357,8 +357,8 @@ class AllocatorSampler(PolicySampler):
 class SteppingSampler(PlanSampler):
     """Goes on from plans that were tried in every other trial, while `others` propose the rest; where nothing heals.
 
-    It takes the `steps` there are, from the allocator's own plan on, and exchanges single things of the best plan where
-    there are none (`SwapSampler`): both see small differences, which healing would hide.
+    It takes the `steps` there are, from the allocator's own plan on, and where there are none what `exchanges` propose,
+    single things of the best plan (`SwapSampler`): both see small differences, which healing would hide.
     """
 
     def __init__(self, others: PolicySampler, steps: Steps, limits: Limits, seed: int, heal_steps: int) -> None:
