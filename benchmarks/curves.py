@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from benchmarks.samplers import FOLDER
+from benchmarks.samplers import DEFAULT, FOLDER, RAW, SAMPLERS, STEPS
 
 PAGE = Path("studies/benchmark-samplers.html")
+# `tpe raw` and `random` lie on the line of `tpe`.
+DRAWN = (*(name for name in SAMPLERS if name not in (RAW, "random")), f"{DEFAULT} without {STEPS}")
 _RUN = re.compile(r"bin(?P<bin>\d+), (?P<sampler>.+), seed \d+, (?P<trials>\d+) trials")
 _BIN = re.compile(r"bin(?P<bin>\d+), ")
 # Trials behind which the study's own first plans have been tried; what was before is cut off.
@@ -125,7 +127,7 @@ def _traces(said: str, runs: NDArray[np.float64], colour: str, *, first: bool) -
 def main() -> None:
     """Writes the page."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--samplers", nargs="+", default=(), help="all that were run")
+    parser.add_argument("--samplers", nargs="+", default=DRAWN)
     parser.add_argument("--bins", type=int, nargs="+", help="all that were run")
     options = parser.parse_args()
     curves = {bin_: found for bin_, found in curves_of(FOLDER).items() if options.bins is None or bin_ in options.bins}

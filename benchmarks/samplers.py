@@ -11,8 +11,8 @@ healed as a trial is, and says what it is worth then: 100 less chrF of the utter
 Steps of the allocator measure the same divergence of several hundred plans that are no trials; how many is told.
 
 `--ablation` has the allocator with one thing left out at a time, and what is the same for the default: without steps
-and drafts it is `policy-tpe`, without policies and the allocator, too, `tpe`; without exchanges policies are in their
-place, and without learning all of its policies are near the allocator's own, as the first ones are. Without
+and drafts it is `policy-tpe`, without policies and the allocator, too, `tpe`; without exchanges TPE's policies are in
+their place, and without learning all of its policies are near the allocator's own, as the first ones are. Without
 sensitivities, in the first plans as in what is proposed, an option costs what share of its sublayer, table or
 vocabulary is gone and how noisy the rest is, wherever it is. Results are ablation.json.
 
@@ -119,9 +119,6 @@ class Bench:
 
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
-        whole, _, part = name.partition(" without ")
-        losses = {"nothing": unknown_loss(self.limits.layout)} if part == SENSITIVITIES else self.losses
-        first = starts(self.limits, losses, NO_HEAL, trials, grid=begins_with_grid(whole))
         measured: list[Plan] = []
 
         def score(plan: Plan) -> float:
@@ -129,8 +126,17 @@ class Bench:
             return self.divergence(plan)
 
         steps = Steps(self.limits, NO_HEAL, lambda plan: measure_marginals(plan, self.limits, score), REMEASURED)
-        found = self.searched(self._sampler(name, seed, steps, losses), first, trials)
+        found = self.searched(self._sampler(name, seed, steps), self.first(name, trials), trials)
         return {**found, "measured": len(measured)}
+
+    def first(self, name: str, trials: int) -> list[Start]:
+        """The plans that a sampler's run begins with."""
+        grid = begins_with_grid(name.partition(" without ")[0])
+        return starts(self.limits, self._known_losses(name), NO_HEAL, trials, grid=grid)
+
+    def _known_losses(self, name: str) -> dict[str, Loss]:
+        unknown = name.endswith(f" without {SENSITIVITIES}")
+        return {"nothing": unknown_loss(self.limits.layout)} if unknown else self.losses
 
     def searched(self, sampler: BaseSampler, first: Sequence[Start], trials: int) -> dict[str, Any]:
         """What a sampler finds behind the first plans."""
@@ -173,8 +179,9 @@ class Bench:
         """How far a plan is out of the limits: bytes over the bound, or 1 where it is not that."""
         return float(max(1, self.limits.bytes_of(plan) - self.limits.size_range.bound_bytes + 1))
 
-    def _sampler(self, name: str, seed: int, steps: Steps, losses: dict[str, Loss]) -> BaseSampler:
+    def _sampler(self, name: str, seed: int, steps: Steps) -> BaseSampler:
         whole, _, part = name.partition(" without ")
+        losses = self._known_losses(name)
         basis = list(losses)[-1]
         if name == RAW:
             return TPESampler(seed=seed, multivariate=True, n_startup_trials=20)
@@ -183,11 +190,11 @@ class Bench:
             return SteppingSampler(others, steps, self.limits, seed, 0)
         if whole == ALLOCATOR and part in LEFT_OUT:
             return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
-        stepping = None if part == STEPS else steps
+        stepping = None if part in (STEPS, EXCHANGES) else steps
         found = sampler_named(whole, self.limits, losses, seed, 0, steps=stepping)
         if part == EXCHANGES:
-            assert isinstance(found, SteppingSampler)
-            found.exchanges = found.others
+            assert isinstance(found, PolicySampler)
+            return SteppingSampler(found, steps, self.limits, seed, 0, exchanges=found)
         return found
 
 

@@ -361,20 +361,29 @@ class SteppingSampler(PlanSampler):
     single things of the best plan (`SwapSampler`): both see small differences, which healing would hide.
     """
 
-    def __init__(self, others: PolicySampler, steps: Steps, limits: Limits, seed: int, heal_steps: int) -> None:
+    def __init__(
+        self,
+        others: PolicySampler,
+        steps: Steps,
+        limits: Limits,
+        seed: int,
+        heal_steps: int,
+        *,
+        exchanges: PlanSampler | None = None,
+    ) -> None:
         super().__init__(limits, seed, heal_steps)
-        self.others, self._steps = others, steps
-        self.exchanges: PlanSampler = SwapSampler(limits, seed, heal_steps)
+        self._others, self._steps = others, steps
+        self._exchanges = exchanges or SwapSampler(limits, seed, heal_steps)
         self.round = others.round
 
     def _proposed(self, study: SeenStudy, trial: FrozenTrial, seed: int) -> tuple[Plan, dict[str, Any]]:
         if trial.number % 2:
-            return self.others._proposed(study, trial, seed)
+            return self._others._proposed(study, trial, seed)
         told = study.told()
-        step, kept = self._steps.next(told, self.others.own(told))
+        step, kept = self._steps.next(told, self._others.own(told))
         if step is not None:
             return step, kept
-        plan, known = self.exchanges._proposed(study, trial, seed)
+        plan, known = self._exchanges._proposed(study, trial, seed)
         return plan, {**known, **kept}
 
 

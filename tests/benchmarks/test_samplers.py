@@ -17,7 +17,7 @@ from benchmarks.samplers import targets_of as benchmark_targets
 from benchmarks.searches import best_after, losses_anew, row_of, targets_of
 from models.loading import Source
 from proxies.marginals import measure_marginals
-from search.baselines import few_starts, losses_of, policy_attribute
+from search.baselines import ALLOCATED, few_starts, least_loss_plan, losses_of, policy_attribute
 from search.gates import Gate
 from search.loop import suggest
 from search.samplers import _FIRST_POLICIES, _tpe_of_policies, trial_seed
@@ -55,6 +55,21 @@ def test_without_learning_policies_are_the_first_ones_whatever_they_came_to(sour
     assert found != learnt
 
 
+def test_without_sensitivities_first_plans_know_nothing_of_them(source: Source) -> None:
+    limits = limits_of(source)
+    prior = losses_of(limits, source.vocabulary.coverage)["prior values"]
+    losses = {"prior values": prior, "sensitivities": lambda name, option: prior(name, option) * (1 + len(name) % 3)}
+    at_work = Bench(3, limits, losses, cast(Workbench, None), "")
+
+    def allocated(name: str) -> list[Plan]:
+        return [start.plan for start in at_work.first(name, 200) if start.kind == ALLOCATED]
+
+    own = [least_loss_plan(limits, loss) for loss in losses.values()]
+    assert allocated("policy") == own
+    assert len(allocated("policy without sensitivities")) == 1
+    assert not {*allocated("policy without sensitivities")} & {*own}
+
+
 def test_without_exchanges_policies_are_in_their_place(source: Source) -> None:
     limits = limits_of(source)
     losses = losses_of(limits, source.vocabulary.coverage)
@@ -62,8 +77,9 @@ def test_without_exchanges_policies_are_in_their_place(source: Source) -> None:
     policy = policy_attribute(list(losses)[-1])
 
     def policies(name: str) -> list[bool]:
+        # where nothing changes anything there is no step
         nowhere = Steps(limits, NO_HEAL, lambda plan: measure_marginals(plan, limits, lambda _: 1.0), 1)
-        study = optuna.create_study(sampler=at_work._sampler(name, 0, nowhere, losses))
+        study = optuna.create_study(sampler=at_work._sampler(name, 0, nowhere))
         for _ in range(12):
             trial = study.ask()
             plan = suggest(trial, limits.layout, 0)
