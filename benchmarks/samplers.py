@@ -191,7 +191,8 @@ class Bench:
         if whole == ALLOCATOR and part in LEFT_OUT:
             return AllocatorSampler(self.limits, seed, 0, basis=basis, loss=losses[basis], uses=LEFT_OUT[part])
         stepping = None if part in (STEPS, EXCHANGES) else steps
-        found = sampler_named(whole, self.limits, losses, seed, 0, steps=stepping)
+        named = whole if part in (SENSITIVITIES, STEPS, EXCHANGES) else name
+        found = sampler_named(named, self.limits, losses, seed, 0, steps=stepping)
         if part == EXCHANGES:
             assert isinstance(found, PolicySampler)
             return SteppingSampler(found, steps, self.limits, seed, 0, exchanges=found)

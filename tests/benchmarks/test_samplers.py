@@ -23,6 +23,7 @@ from search.loop import suggest
 from search.samplers import _FIRST_POLICIES, _tpe_of_policies, trial_seed
 from search.steps import Steps
 from search.workbench import Workbench
+from space.errors import UserError
 from space.genes import HEAL_STEPS, decode
 from space.limits import Limits
 from space.plan import NO_HEAL, Plan, removed_sublayers
@@ -68,6 +69,14 @@ def test_without_sensitivities_first_plans_know_nothing_of_them(source: Source) 
     assert allocated("policy") == own
     assert len(allocated("policy without sensitivities")) == 1
     assert not {*allocated("policy without sensitivities")} & {*own}
+
+
+def test_a_part_that_no_sampler_can_do_without_is_refused(source: Source) -> None:
+    limits = limits_of(source)
+    at_work = Bench(3, limits, losses_of(limits, source.vocabulary.coverage), cast(Workbench, None), "")
+    steps = Steps(limits, NO_HEAL, lambda plan: measure_marginals(plan, limits, lambda _: 1.0), 1)
+    with pytest.raises(UserError, match="policy without prior: not one of"):
+        at_work._sampler("policy without prior", 0, steps)
 
 
 def test_without_exchanges_policies_are_in_their_place(source: Source) -> None:
