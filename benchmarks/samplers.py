@@ -40,7 +40,8 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from benchmarks.publish import RUNS, in_order, publish_bins, target
-from proxies.marginals import measure_marginals
+from proxies.answers import Answers
+from proxies.marginals import Marginals, measure_marginals, neighbours
 from search.baselines import Start, starts
 from search.finalists import read_keyed
 from search.gates import RUNG_UTTERANCES
@@ -106,6 +107,7 @@ class Bench:
     workbench: Workbench
     made_of: str
     known: dict[Plan, float] = field(default_factory=dict)
+    around: dict[Plan, Marginals] = field(default_factory=dict)
 
     def divergence(self, plan: Plan) -> float:
         """On the utterances of the first rung; looked up where a run before had the plan."""
@@ -119,15 +121,24 @@ class Bench:
 
     def run(self, name: str, seed: int, trials: int) -> dict[str, Any]:
         """Divergences of all trials (None outside), the best plan and its on select, and the proposals' seconds."""
-        measured: list[Plan] = []
+        measured: list[int] = []
 
-        def score(plan: Plan) -> float:
-            measured.append(plan)
-            return self.divergence(plan)
+        def measure(plan: Plan) -> Marginals:
+            measured.append(1 + sum(1 for _ in neighbours(plan, self.limits)))
+            return self.marginals(plan)
 
-        steps = Steps(self.limits, NO_HEAL, lambda plan: measure_marginals(plan, self.limits, score), REMEASURED)
+        steps = Steps(self.limits, NO_HEAL, measure, REMEASURED)
         found = self.searched(self._sampler(name, seed, steps), self.first(name, trials), trials)
-        return {**found, "measured": len(measured)}
+        return {**found, "measured": sum(measured)}
+
+    def marginals(self, plan: Plan) -> Marginals:
+        """Around a plan; looked up where a run before measured there."""
+        if plan not in self.around:
+            self.around[plan] = measure_marginals(plan, self.limits, self._answers)
+        return self.around[plan]
+
+    def _answers(self, plan: Plan, own: Answers | None) -> Answers:
+        return self.workbench.answers(plan, RUNG_UTTERANCES[0], own)
 
     def first(self, name: str, trials: int) -> list[Start]:
         """The plans that a sampler's run begins with."""

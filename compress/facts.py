@@ -92,6 +92,14 @@ class BankFolder:
             return
         write_whole(self.path / f"{name}.json", json.dumps(found, ensure_ascii=False), shared=True)
 
+    def read_tensors(self, name: str) -> tuple[dict[str, Tensor], Any] | None:
+        """Tensors that were written under a name and what was said of them; None as `read_json`."""
+        return None if self.path is None else _read(self.path / f"{name}.safetensors")
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor], about: Any) -> None:
+        if self.path is not None:
+            _write(self.path / f"{name}.safetensors", tensors, about)
+
 
 def _unless_damaged(read: Callable[[], _Found | None]) -> _Found | None:
     """None, too, of a file that can be read and does not hold what one of its name does."""
@@ -166,13 +174,13 @@ def _read_lessons(path: Path, rows: Sequence[Row]) -> list[Lesson] | None:
     ]
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], about: Any) -> None:
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with whole_file(path, shared=True) as temporary:
         save_tensors(whole, temporary, {"about": json.dumps(about)})
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _read(path: Path) -> tuple[dict[str, Tensor], Any] | None:
     """Tensors and what else is said of a file; None where there is none that can be read."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,13 @@ class Predictions:
         if self.ids is None:
             return self.logs.exp()
         return self.logs.new_zeros(len(self), vocabulary).scatter_(1, self.ids.long(), self.logs.exp())
+
+    def whole(self, vocabulary: int) -> Tensor:
+        """Log-probabilities of all tokens (predictions, vocabulary); those that are not known share the rest alike."""
+        if self.ids is None or self.rest is None:
+            return self.logs
+        share = self.rest - math.log(max(1, vocabulary - self.ids.shape[1]))
+        return share[:, None].repeat(1, vocabulary).scatter_(1, self.ids.long(), self.logs)
 
     def split(self, lengths: Sequence[int]) -> list[Predictions]:
         """Consecutive predictions, so many each."""

@@ -1,4 +1,4 @@
-"""Marginals: what a plan's divergence changes by when one of its choices moves a step or two, measured one by one.
+"""Marginals: what a plan's divergence and answers change by when a choice moves a step or two, measured one by one.
 
 Sensitivities are measured at the source. Where much goes they say little of what is worth having there: at the plan
 itself the sum of single changes is nearer to what several of them come to (SPDY, Frantar and Alistarh 2022, arXiv
@@ -9,9 +9,14 @@ Stewart 1961).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 
+import torch
+from torch import Tensor
+
+from proxies.answers import Answers
+from proxies.linear import Linear
 from proxies.sensitivity import finite
 from space.choices import Option, choices_of, plan_of
 from space.genes import knobs
@@ -27,11 +32,32 @@ _STEPS = (-2, -1, 1, 2)
 class Marginals:
     """By choice and option, what changing it alone changes the divergence of a plan by, in nats a token.
 
-    The plan's own options change nothing. A sublayer's size and rate together change it by the sum of both.
+    The plan's own options change nothing. A sublayer's size and rate together change it by the sum of both. `shifts`
+    are what it moves the plan's `own` log-probabilities by (predictions, tokens), of choices and options of which that
+    is known: not of numbers of tokens.
     """
 
     plan: Plan
     changes: Mapping[str, Mapping[Option, float]]
+    own: Answers | None = None
+    shifts: Mapping[tuple[str, Option], Tensor] = field(default_factory=dict)
+
+    def linear(self) -> Linear:
+        """What several changes come to, of the ones in `shifts` in their order."""
+        assert self.own is not None
+        return Linear(self.own, torch.stack(list(self.shifts.values())))
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The divergence of a plan with one change, and what that moves its log-probabilities by (predictions, tokens)."""
+
+    divergence: float
+    shift: Tensor | None = None
+
+
+# A plan's answers, of the same tokens as another's if there is one that they are to be compared with.
+Score = Callable[[Plan, Answers | None], Answers]
 
 
 def neighbours(plan: Plan, limits: Limits) -> Iterator[tuple[str, Option, Plan]]:
@@ -59,28 +85,36 @@ def neighbours(plan: Plan, limits: Limits) -> Iterator[tuple[str, Option, Plan]]
 def measure_marginals(
     plan: Plan,
     limits: Limits,
-    score: Callable[[Plan], float],
-    known: Sequence[float] = (),
-    save: Callable[[Sequence[float]], None] = lambda _found: None,
+    score: Score,
+    known: Sequence[Change] = (),
+    save: Callable[[Sequence[Change]], None] = lambda _found: None,
 ) -> Marginals:
-    """Scores the plan and its `neighbours`; all is saved after each choice of which something was scored.
+    """Scores the plan and its `neighbours`; all changes are saved after each choice of which something was scored.
 
-    `known` are scores that were saved before, of the plan and its neighbours in their order, as many as there are.
+    `known` are changes that were saved before, of the neighbours in their order, as many as there are.
     """
     found, asked = list(known), list(neighbours(plan, limits))
-
-    if not found:
-        found.append(finite(score(plan)))
+    own = score(plan, None)
     for place, (name, _, other) in enumerate(asked, 1):
-        if place < len(found):
+        if place <= len(found):
             continue
-        found.append(finite(score(other)))
+        found.append(_change(own, score(other, own if other.vocabulary == plan.vocabulary else None)))
         if place == len(asked) or asked[place][0] != name:
             save(found)
-    changes = {name: {own: 0.0} for name, own in choices_of(limits.layout, plan).items()}
-    for (name, option, _), value in zip(asked, found[1:], strict=True):
-        changes[name][option] = value - found[0]
-    return Marginals(plan, {name: _with_sums(limits.layout, plan, name, of) for name, of in changes.items()})
+    changes = {name: {option: 0.0} for name, option in choices_of(limits.layout, plan).items()}
+    for (name, option, _), one in zip(asked, found, strict=True):
+        changes[name][option] = finite(one.divergence) - finite(own.divergence)
+    summed = {name: _with_sums(limits.layout, plan, name, of) for name, of in changes.items()}
+    shifts = {(name, option): one.shift for (name, option, _), one in zip(asked, found, strict=True)}
+    return Marginals(plan, summed, own, {key: shift for key, shift in shifts.items() if shift is not None})
+
+
+def _change(own: Answers, other: Answers) -> Change:
+    """What answers are to a plan's own; without a shift where none is known, or it leaves no numbers."""
+    if own.logs is None or other.logs is None or other.ids is not own.ids:
+        return Change(other.divergence)
+    shift = (other.logs - own.logs).half()
+    return Change(other.divergence, shift if bool(shift.isfinite().all()) else None)
 
 
 def _with_sums(layout: Layout, plan: Plan, name: str, changes: Mapping[Option, float]) -> dict[Option, float]:

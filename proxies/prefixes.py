@@ -36,6 +36,7 @@ from models.inputs import (
 )
 from models.loading import pad_token
 from models.room import positions, until_it_fits, utterances
+from proxies.answers import Answers, likely, told
 from space.choices import PARTS, place
 from space.layout import Layout
 
@@ -93,6 +94,33 @@ class Prefixes:
         """In the divergence's place the loss on the references, in nats a token of the source."""
         return self._means(candidate, vocabulary, utterances, _loss)
 
+    @torch.no_grad()
+    def answers(self, candidate: Assembled, vocabulary: int, utterances: int, like: Answers | None = None) -> Answers:
+        """The divergence on the first so many utterances, and what is likely there; the `ids` of `like`, if it has any.
+
+        Raises as `divergences` does.
+        """
+        part = 0, utterances
+        lengths = [len(one.row.target) for one in self.curriculum.of(vocabulary)[: self.rows_an_utterance * utterances]]
+        asked = None if like is None or like.ids is None else torch.split(like.ids, lengths)
+
+        def whole() -> Answers:
+            total, tokens, found = 0.0, 0, dict[int, tuple[Tensor, ...]]()
+            batches = zip(self._together(part), self._predicted(candidate, vocabulary, part), strict=True)
+            for rows, (lessons, student) in batches:
+                total, tokens = total + float(_divergence(student, lessons)), tokens + lessons.source_tokens
+                chosen = None if asked is None else torch.cat([asked[i] for i in rows]).to(student.device)
+                ids = likely(lessons.teacher, student) if chosen is None else chosen
+                teacher = told(lessons.teacher.whole(student.shape[1]), ids)
+                of_row = [
+                    torch.split(one.cpu(), [lengths[i] for i in rows]) for one in (told(student, ids), teacher, ids)
+                ]
+                found |= dict(zip(rows, zip(*of_row, strict=True), strict=True))
+            logs, source, ids = (torch.cat(one) for one in zip(*(found[i] for i in sorted(found)), strict=True))
+            return Answers(total / tokens, logs, source, ids if like is None or asked is None else like.ids, tokens)
+
+        return until_it_fits(whole, partial(self._shrinks, part))
+
     def forget(self) -> None:
         """Lets go of what earlier candidates left: the next one is computed whole."""
         self.states = Recent(self.states.most_bytes)
@@ -114,12 +142,18 @@ class Prefixes:
     ) -> tuple[float, int]:
         """What is measured, summed over the tokens of some utterances, and how many these are in the source."""
         total, tokens = 0.0, 0
-        for number, kept in enumerate(self._lessons(candidate, vocabulary, part)):
-            lessons = kept.to(device_of(candidate.model))
-            student = self._logits(candidate, lessons.rows, (*part, number)).log_softmax(-1)
+        for lessons, student in self._predicted(candidate, vocabulary, part):
             total += float(measure(student, lessons))
             tokens += lessons.source_tokens
         return total, tokens
+
+    def _predicted(
+        self, candidate: Assembled, vocabulary: int, part: tuple[int, int]
+    ) -> Iterator[tuple[_Lessons, Tensor]]:
+        """The batches of some utterances, and log-probabilities (predicted tokens, vocabulary) of each."""
+        for number, kept in enumerate(self._lessons(candidate, vocabulary, part)):
+            lessons = kept.to(device_of(candidate.model))
+            yield lessons, self._logits(candidate, lessons.rows, (*part, number)).log_softmax(-1)
 
     def _lessons(self, candidate: Assembled, vocabulary: int, part: tuple[int, int]) -> list[_Lessons]:
         """Batches, in host memory, of the utterances from one number up to another."""

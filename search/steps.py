@@ -1,23 +1,28 @@
-"""Steps of the allocator from plans of a study, by marginals measured around them.
+"""Steps from plans of a study, by what single changes were measured to do around them.
 
 For studies whose trials do not heal: what diverges least unhealed is not what heals best (decision 0035).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
 from statistics import median
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from proxies.marginals import Marginals
+from search.climbing import Climb
 from search.rungs import least
 from space.allocate import allocate_plan
-from space.choices import Option, choices_of
+from space.choices import Option, choices_of, plan_of
 from space.genes import decode, encode
 from space.limits import Limits
-from space.plan import Heal, Plan
+from space.plan import Heal, Plan, Sublayer
 
 # Attributes of trials: the number of the trial whose plan was measured around last when they were proposed, and of
 # steps the number of the trial they lead away from.
@@ -28,6 +33,9 @@ _PRICES = (4.0, 2.0, 1.0, 0.5, 0.2, 0.0)
 # The value of options that were not measured, in middle marginals.
 _NEVER = -1e4
 _GAP = 1e-3
+# Steps by what changes come to together, at most; and by what share more than the plan's own divergence an allocator's
+# step may come to by that.
+_CLIMBED, _DEAREST = 3, 1.5
 # From how many plans in a row no step leads to anything better before it is over.
 _FRUITLESS = 2
 
@@ -92,6 +100,60 @@ def _leads(trial: FrozenTrial, origins: Sequence[int]) -> bool:
 
 
 def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
+    """Plans that make some of the changes, two ways of choosing them by turns; each the most promising first.
+
+    One takes log-probabilities to add up, and searches from nothing and from the other's on (`search.climbing`). The
+    other takes divergences to: the allocator's plans by the sum of marginals, one for each price of a change, the
+    dearest first, but those that the first knows to be bad.
+    """
+    summed = allocated_steps(marginals, limits, heal)
+    if not marginals.shifts:
+        return summed
+    climbed, summed = _climbed_steps(marginals, limits, summed)
+    pairs = zip_longest(climbed, summed)
+    return list(dict.fromkeys(step for step in chain.from_iterable(pairs) if step is not None))
+
+
+def _climbed_steps(marginals: Marginals, limits: Limits, summed: Sequence[Plan]) -> tuple[list[Plan], list[Plan]]:
+    """The best plans that climbs come to, and those of `summed` that are not bad by the same model."""
+    layout, plan, keys = limits.layout, marginals.plan, list(marginals.shifts)
+    own, linear = choices_of(layout, plan), marginals.linear()
+    size, names = limits.bytes_of(plan), list(own)
+
+    def changed(row: NDArray[np.float64]) -> Plan:
+        made = {name: option for (name, option), one in zip(keys, row, strict=True) if one}
+        return plan_of(layout, {**own, **made}, plan.heal)
+
+    sizes = np.array([limits.bytes_of(changed(row)) - size for row in np.eye(len(keys))])
+    of = np.array([names.index(name) for name, _ in keys])
+    climb = Climb(linear, of, sizes, limits.size_range.bound_bytes - 1 - size)
+    nothing = np.zeros(len(keys))
+    rows = [_made(keys, own, choices_of(layout, step)) for step in summed]
+    ends = list(dict.fromkeys(tuple(climb.climbed(row)) for row in (nothing, *rows) if climb.fits(row)))
+    expected = linear.divergences(np.array([nothing, *rows, *ends]))
+    good = [step for step, at in zip(summed, expected[1:], strict=False) if at <= _DEAREST * expected[0]]
+    order = np.argsort(expected[1 + len(rows) :], kind="stable")
+    steps = [step for i in order if (step := changed(np.array(ends[i]))) != plan and limits.hold(step)]
+    return steps[:_CLIMBED], good
+
+
+def _made(
+    keys: Sequence[tuple[str, Option]], own: Mapping[str, Option], chosen: Mapping[str, Option]
+) -> NDArray[np.float64]:
+    """Which changes a plan's choices are: of size and rate of a sublayer at once both."""
+
+    def makes(name: str, option: Option) -> bool:
+        before, now = own[name], chosen[name]
+        if now in (before, option):
+            return now != before
+        if not isinstance(before, Sublayer) or not isinstance(now, Sublayer) or not now.kept or not before.kept:
+            return False
+        return option in (replace(before, kept=now.kept), replace(before, rate=now.rate))
+
+    return np.array([float(makes(name, option)) for name, option in keys])
+
+
+def allocated_steps(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
     """The allocator's plans by the sum of marginals, one for each price of a change; those that change anything.
 
     One that could not do without an option that was not measured is left out.

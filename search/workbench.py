@@ -28,9 +28,10 @@ from corpora.roles import Corpus, Example
 from models.inputs import PROMPTS, TEXT_PROMPTS, Row, asked, batches, make_row, read_utterance
 from models.loading import Source, pad_token, trimmed_processor
 from models.vocabulary import Vocabulary, with_vocabulary
+from proxies.answers import Answers
 from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
 from proxies.divergence import divergence
-from proxies.marginals import Marginals, measure_marginals, neighbours
+from proxies.marginals import Change, Marginals, measure_marginals, neighbours
 from proxies.prefixes import Prefixes
 from proxies.sensitivity import Measured, Sensitivities
 from proxies.sensitivity import measure as measure_sensitivities
@@ -97,6 +98,10 @@ class Workbench:
     def first_divergence(self, plan: Plan, utterances: int) -> float:
         """Of a plan's candidate, unhealed, on the first utterances that trials are scored on."""
         return self.prefixes.divergence(self.assembler.assembled(plan), plan.vocabulary, utterances)
+
+    def answers(self, plan: Plan, utterances: int, like: Answers | None = None) -> Answers:
+        """With its `first_divergence` a plan's answers, of the same tokens as others if there are any."""
+        return self.prefixes.answers(self.assembler.assembled(plan), plan.vocabulary, utterances, like)
 
     def unseen_divergence(self, model: PreTrainedModel, vocabulary: int) -> float:
         """Divergence on utterances of the select role, on which nothing was searched and nothing trained."""
@@ -238,16 +243,37 @@ def marginals(
     """
     folder, utterances = workbench.folder, max(RUNG_UTTERANCES)
     of = f"{plan.to_json()}|{limits.pins}|{limits.layout.rates}|{VERSION}"
-    name = f"marginals-{utterances}-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
-    known, count = folder.read_json(name) or [], 1 + sum(1 for _ in neighbours(plan, limits))
-    if len(known) < count:
-        said(f"measuring what {count - max(1, len(known))} single changes of a plan are worth, to step on from it")
+    name = f"changes-{utterances}-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
+    known, count = known_changes(folder, name), sum(1 for _ in neighbours(plan, limits))
+    saved = len(known)
+    if saved < count:
+        said(f"measuring what {count - saved} single changes of a plan are worth, to step on from it")
 
-    def score(other: Plan) -> float:
+    def score(other: Plan, own: Answers | None) -> Answers:
         look()
-        return workbench.first_divergence(other, utterances)
+        return workbench.answers(other, utterances, own)
 
-    return measure_marginals(plan, limits, score, known, lambda found: folder.write_json(name, list(found)))
+    def save(found: Sequence[Change]) -> None:
+        nonlocal saved
+        keep_changes(folder, name, saved, found[saved:])
+        saved = len(found)
+
+    return measure_marginals(plan, limits, score, known, save)
+
+
+def keep_changes(folder: BankFolder, name: str, before: int, found: Sequence[Change]) -> None:
+    """Gives the bank some changes, behind as many of the name that it has."""
+    shifts = {str(i): one.shift for i, one in enumerate(found) if one.shift is not None}
+    folder.write_tensors(f"{name}-{before}", shifts, [one.divergence for one in found])
+
+
+def known_changes(folder: BankFolder, name: str) -> list[Change]:
+    """The changes that the bank has of a name, in order."""
+    found: list[Change] = []
+    while (part := folder.read_tensors(f"{name}-{len(found)}")) is not None:
+        shifts, divergences = part
+        found += [Change(float(one), shifts.get(str(i))) for i, one in enumerate(divergences)]
+    return found
 
 
 def option_errors(workbench: Workbench) -> dict[str, OptionErrors]:
