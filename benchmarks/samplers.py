@@ -93,8 +93,9 @@ ABLATION = (
 )
 AT = (20, 50, 100, 200)
 FOLDER = RUNS / "samplers"
-# The decision by which samplers last came to propose other plans: runs kept from before are made again.
-_PROPOSALS = 35
+# The decision by which samplers last came to propose other plans, and by which steps did: runs kept from before are made
+# again.
+_PROPOSALS, _STEPS = 35, 36
 
 
 @dataclass(frozen=True)
@@ -275,10 +276,15 @@ def runs_of(at_work: Bench, samplers: Sequence[str], seeds: int, trials: int) ->
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in samplers}
     for seed, name in product(range(seeds), samplers):
         path = FOLDER / f"bin{at_work.number}, {name}, seed {seed}, {trials} trials.json"
-        key = f"{at_work.made_of}|{name}|{seed}|{trials}"
+        key = f"{at_work.made_of}{f', steps {_STEPS}' if _steps(name) else ''}|{name}|{seed}|{trials}"
         runs[name].append(kept(path, key, lambda name=name, seed=seed: at_work.run(name, seed, trials)))  # type: ignore[misc]
         print(at_work.number, name, seed, bests(runs[name][-1]), flush=True)
     return runs
+
+
+def _steps(name: str) -> bool:
+    """Whether a sampler takes steps."""
+    return name.partition(" without ")[0] == DEFAULT and name != f"{DEFAULT} without {STEPS}"
 
 
 def healed_losses(at_work: Bench, runs: dict[str, list[dict[str, Any]]], steps: int) -> dict[str, list[list[float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,15 +32,31 @@ class Climb:
         """Whether a row of changes is inside, at most one of each choice."""
         return bool(self.sizes @ made <= self.room and np.bincount(self.of, made).max(initial=0) <= 1)
 
-    def climbed(self, made: NDArray[np.float64]) -> NDArray[np.float64]:
+    def ends(self, starts: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """What climbs come to: from these rows, of those that fit, and from the best end without each of its changes.
+
+        The last ones do not make that change again. The best first, none twice.
+        """
+        found = {tuple(self.climbed(row)) for row in starts if self.fits(row)}
+        best = self._in_order(found)[0]
+        for i in np.flatnonzero(best):
+            found.add(tuple(self.climbed(np.where(np.arange(len(best)) == i, 0.0, best), but=int(i))))
+        return self._in_order(found)
+
+    def _in_order(self, rows: Iterable[tuple[float, ...]]) -> list[NDArray[np.float64]]:
+        of = np.array(sorted(rows))
+        return [of[i] for i in np.argsort(self.linear.divergences(of), kind="stable")]
+
+    def climbed(self, made: NDArray[np.float64], *, but: int | None = None) -> NDArray[np.float64]:
         """From a row that `fits` one move or two at once after the other, as long as that is better.
 
-        A move makes a change, in place of another of its choice, or takes one back.
+        A move makes a change, in place of another of its choice and `but` one, or takes one back.
         """
         now = float(self.linear.divergences(made[None])[0])
         least = _LEAST_GAIN * now
         for _ in range(_MOST_MOVES):
             ahead = self._ahead(made, now)
+            ahead = ahead if but is None else ahead[ahead[:, but] == 0]
             if not len(ahead):
                 break
             found = self.linear.divergences(ahead)

@@ -35,7 +35,7 @@ _NEVER = -1e4
 _GAP = 1e-3
 # Steps by what changes come to together, at most; and by what share more than the plan's own divergence an allocator's
 # step may come to by that.
-_CLIMBED, _DEAREST = 3, 1.5
+_CLIMBED, _DEAREST = 4, 1.5
 # From how many plans in a row no step leads to anything better before it is over.
 _FRUITLESS = 2
 
@@ -129,11 +129,9 @@ def _climbed_steps(marginals: Marginals, limits: Limits, summed: Sequence[Plan])
     climb = Climb(linear, of, sizes, limits.size_range.bound_bytes - 1 - size)
     nothing = np.zeros(len(keys))
     rows = [_made(keys, own, choices_of(layout, step)) for step in summed]
-    ends = list(dict.fromkeys(tuple(climb.climbed(row)) for row in (nothing, *rows) if climb.fits(row)))
-    expected = linear.divergences(np.array([nothing, *rows, *ends]))
-    good = [step for step, at in zip(summed, expected[1:], strict=False) if at <= _DEAREST * expected[0]]
-    order = np.argsort(expected[1 + len(rows) :], kind="stable")
-    steps = [step for i in order if (step := changed(np.array(ends[i]))) != plan and limits.hold(step)]
+    steps = [step for end in climb.ends([nothing, *rows]) if (step := changed(end)) != plan and limits.hold(step)]
+    expected = linear.divergences(np.array([nothing, *rows]))
+    good = [step for step, at in zip(summed, expected[1:], strict=True) if at <= _DEAREST * expected[0]]
     return steps[:_CLIMBED], good
 
 
