@@ -93,7 +93,7 @@ ABLATION = (
 )
 AT = (20, 50, 100, 200)
 FOLDER = RUNS / "samplers"
-# The decision by which samplers last came to propose other plans, and by which steps did: runs kept from before are made
+# The decision by which samplers last came to propose other plans, and by which steps did: runs from before are made
 # again.
 _PROPOSALS, _STEPS = 35, 36
 

@@ -35,12 +35,14 @@ class Climb:
     def ends(self, starts: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
         """What climbs come to: from these rows, of those that fit, and from the best end without each of its changes.
 
-        The last ones do not make that change again. The best first, none twice.
+        The last ones do not make that change again; where the others do not fit by themselves, they begin with none.
+        The best first, none twice.
         """
         found = {tuple(self.climbed(row)) for row in starts if self.fits(row)}
         best = self._in_order(found)[0]
         for i in np.flatnonzero(best):
-            found.add(tuple(self.climbed(np.where(np.arange(len(best)) == i, 0.0, best), but=int(i))))
+            others = np.where(np.arange(len(best)) == i, 0.0, best)
+            found.add(tuple(self.climbed(others if self.fits(others) else np.zeros(len(best)), but=int(i))))
         return self._in_order(found)
 
     def _in_order(self, rows: Iterable[tuple[float, ...]]) -> list[NDArray[np.float64]]:

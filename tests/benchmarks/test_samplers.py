@@ -27,6 +27,7 @@ from space.errors import UserError
 from space.genes import HEAL_STEPS, decode
 from space.limits import Limits
 from space.plan import NO_HEAL, Plan, removed_sublayers
+from tests.scores import alone
 from tests.search.stand import STOPS, Stand
 from tests.search.test_samplers import limits_of, run
 from tests.tiny import load_tiny
@@ -74,7 +75,7 @@ def test_without_sensitivities_first_plans_know_nothing_of_them(source: Source) 
 def test_a_part_that_no_sampler_can_do_without_is_refused(source: Source) -> None:
     limits = limits_of(source)
     at_work = Bench(3, limits, losses_of(limits, source.vocabulary.coverage), cast(Workbench, None), "")
-    steps = Steps(limits, NO_HEAL, lambda plan: measure_marginals(plan, limits, lambda _: 1.0), 1)
+    steps = Steps(limits, NO_HEAL, lambda plan: measure_marginals(plan, limits, alone(lambda _: 1.0)), 1)
     with pytest.raises(UserError, match="policy without prior: not one of"):
         at_work._sampler("policy without prior", 0, steps)
 
@@ -87,7 +88,7 @@ def test_without_exchanges_policies_are_in_their_place(source: Source) -> None:
 
     def policies(name: str) -> list[bool]:
         # where nothing changes anything there is no step
-        nowhere = Steps(limits, NO_HEAL, lambda plan: measure_marginals(plan, limits, lambda _: 1.0), 1)
+        nowhere = Steps(limits, NO_HEAL, lambda plan: measure_marginals(plan, limits, alone(lambda _: 1.0)), 1)
         study = optuna.create_study(sampler=at_work._sampler(name, 0, nowhere))
         for _ in range(12):
             trial = study.ask()

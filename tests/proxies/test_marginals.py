@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import pytest
+import torch
 
 from models.loading import Source
-from proxies.marginals import measure_marginals, neighbours
+from proxies.answers import Answers
+from proxies.marginals import Change, measure_marginals, neighbours
 from space.bins import bin_range
 from space.choices import Option, choices, choices_of, plan_of
 from space.genes import repair
@@ -17,6 +18,7 @@ from space.pins import read_pins
 from space.plan import REMOVED, Plan, Sublayer, uniform_plan
 from space.prior import prior_loss
 from space.rates import WHOLE
+from tests.scores import alone
 from tests.tiny import load_tiny
 
 
@@ -78,7 +80,10 @@ def test_a_sublayer_comes_back_at_a_rate_that_pins_allow(limits: Limits, plan: P
 
 
 def test_changes_are_those_of_the_score(limits: Limits, plan: Plan) -> None:
-    found, own = measure_marginals(plan, limits, lambda other: additive(limits, other)), choices_of(limits.layout, plan)
+    found, own = (
+        measure_marginals(plan, limits, alone(lambda other: additive(limits, other))),
+        choices_of(limits.layout, plan),
+    )
     whole = additive(limits, plan)
     for name, option, other in neighbours(plan, limits):
         assert found.changes[name][option] == pytest.approx(additive(limits, other) - whole)
@@ -87,7 +92,10 @@ def test_changes_are_those_of_the_score(limits: Limits, plan: Plan) -> None:
 
 
 def test_size_and_rate_together_change_by_the_sum(limits: Limits, plan: Plan) -> None:
-    own, found = choices_of(limits.layout, plan), measure_marginals(plan, limits, lambda other: additive(limits, other))
+    own, found = (
+        choices_of(limits.layout, plan),
+        measure_marginals(plan, limits, alone(lambda other: additive(limits, other))),
+    )
     measured: dict[str, set[Option]] = {name: {option} for name, option in own.items()}
     for name, option, _ in neighbours(plan, limits):
         measured[name].add(option)
@@ -105,29 +113,51 @@ def test_size_and_rate_together_change_by_the_sum(limits: Limits, plan: Plan) ->
 
 def test_what_was_saved_is_not_scored_again(limits: Limits, plan: Plan) -> None:
     asked: list[Plan] = []
-    saved: list[list[float]] = []
+    saved: list[list[Change]] = []
 
     def score(other: Plan) -> float:
         asked.append(other)
         return additive(limits, other)
 
-    def save(found: Sequence[float]) -> None:
+    def save(found: Sequence[Change]) -> None:
         saved.append(list(found))
 
-    whole = measure_marginals(plan, limits, score, save=save)
+    whole = measure_marginals(plan, limits, alone(score), save=save)
     count = len(asked)
     assert len(saved) == len({name for name, _, _ in neighbours(plan, limits)}), "after each choice"
-    assert len(saved[-1]) == count == 1 + len(list(neighbours(plan, limits)))
+    assert len(saved[-1]) == count - 1 == len(list(neighbours(plan, limits)))
     for known in (saved[0], saved[-1], saved[3][:-1]):
         asked.clear()
-        assert measure_marginals(plan, limits, score, json.loads(json.dumps(known))) == whole
-        assert len(asked) == count - len(known)
+        assert measure_marginals(plan, limits, alone(score), known).changes == whole.changes
+        assert len(asked) == count - len(known), "and the plan itself"
 
 
 def test_pins_are_kept_and_what_breaks_the_model_is_dear(limits: Limits, plan: Plan) -> None:
     pinned = Limits(limits.layout, limits.size_range, limits.fixed_bytes, read_pins(["lm_head:bits>=2"], limits.layout))
     assert len(list(neighbours(plan, pinned))) < len(list(neighbours(plan, limits)))
     assert all(pinned.pins.allow(name, option) for name, option, _ in neighbours(plan, pinned))
-    found = measure_marginals(plan, limits, lambda other: 1.0 if other == plan else float("nan"))
+    found = measure_marginals(plan, limits, alone(lambda other: 1.0 if other == plan else float("nan")))
     changes = [change for of in found.changes.values() for change in of.values() if change]
     assert min(changes) == 999.0
+
+
+def test_shifts_are_what_a_change_moves_log_probabilities_by(limits: Limits, plan: Plan) -> None:
+    """Not where other tokens are predicted, nor where no numbers are left."""
+    own, ids = choices_of(limits.layout, plan), torch.zeros(2, 1, dtype=torch.long)
+    broken = next(name for name in own if name.endswith("ffn") and own[name] != REMOVED)
+
+    def logs(other: Plan) -> torch.Tensor:
+        changed = choices_of(limits.layout, other)
+        moved = float("nan") if changed[broken] != own[broken] else additive(limits, other)
+        return torch.tensor([[moved, 0.0], [1.0, 2.0 * moved]])
+
+    def score(other: Plan, like: Answers | None) -> Answers:
+        assert (like is None) == (other == plan or other.vocabulary != plan.vocabulary)
+        return Answers(1.0, logs(other), torch.zeros(2, 2), ids if like is None else like.ids, 2)
+
+    found = measure_marginals(plan, limits, score)
+    wanted = {(name, option) for name, option, _ in neighbours(plan, limits) if name not in (broken, "vocabulary")}
+    assert found.shifts.keys() == wanted
+    for name, option, other in neighbours(plan, limits):
+        if (name, option) in wanted:
+            assert torch.allclose(found.shifts[name, option].float(), logs(other) - logs(plan), rtol=1e-2, atol=1e-4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -13,12 +12,15 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import get_note
 
 import launch
+from compress.facts import BankFolder
+from compress.shelf import Shelf
 from models.loading import Source
-from proxies.marginals import Marginals, measure_marginals
+from proxies.marginals import Change, Marginals, measure_marginals
 from search.asking import UnaskedError
 from search.baselines import least_loss_plan, losses_of, policy_attribute, starts
 from search.gates import Gate
@@ -27,6 +29,7 @@ from search.pools.here import InProcess
 from search.samplers import SAMPLER_NAMES, SteppingSampler, sampler_named
 from search.settings import REMEASURED, STEPPING, SearchSettings
 from search.steps import AROUND, STEP_FROM, Steps, steps_by
+from search.workbench import known_changes
 from space.bins import bin_range
 from space.choices import choices_of
 from space.errors import UserError
@@ -35,6 +38,7 @@ from space.limits import Limits
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.policy import multipliers, policy_loss
 from space.rates import WHOLE
+from tests.scores import alone
 from tests.search.stand import Stand
 from tests.tiny import load_tiny
 
@@ -82,7 +86,7 @@ def searched(
 
     def measure(plan: Plan) -> Marginals:
         around.append(plan)
-        return measure_marginals(plan, limits, score)
+        return measure_marginals(plan, limits, alone(score))
 
     losses = losses_of(limits, source.vocabulary.coverage)
     study = study or optuna.create_study(directions=["minimize", "minimize"])
@@ -110,7 +114,7 @@ def best(study: optuna.Study, before: int | None = None) -> float:
 
 def test_steps_are_inside_and_the_dearer_changes_are_the_fewer(source: Source, limits: Limits) -> None:
     plan = least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"])
-    found = measure_marginals(plan, limits, divergence(source, limits))
+    found = measure_marginals(plan, limits, alone(divergence(source, limits)))
     steps, own = steps_by(found, limits, NO_HEAL), choices_of(limits.layout, plan)
     assert len(steps) == len(set(steps)) > 2
     assert plan not in steps
@@ -126,7 +130,7 @@ def test_steps_are_inside_and_the_dearer_changes_are_the_fewer(source: Source, l
 
 def test_where_nothing_changes_anything_there_is_no_step(source: Source, limits: Limits) -> None:
     plan = least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"])
-    assert steps_by(measure_marginals(plan, limits, lambda _plan: 1.0), limits, NO_HEAL) == []
+    assert steps_by(measure_marginals(plan, limits, alone(lambda _plan: 1.0)), limits, NO_HEAL) == []
 
 
 def test_steps_find_better_plans_than_policies_or_exchanges_alone(source: Source, limits: Limits) -> None:
@@ -179,7 +183,7 @@ def test_plans_without_a_step_count_and_two_of_them_are_the_end(source: Source, 
 
     def measure(plan: Plan) -> Marginals:
         around.append(plan)
-        return measure_marginals(plan, limits, lambda other: float(other != plan))
+        return measure_marginals(plan, limits, alone(lambda other: float(other != plan)))
 
     study = optuna.create_study(directions=["minimize", "minimize"])
     steps = Steps(limits, NO_HEAL, measure, REMEASURED)
@@ -195,7 +199,7 @@ def test_nothing_new_is_measured_around_while_what_leads_on_is_not_scored(source
 
     def measure(plan: Plan) -> Marginals:
         around.append(plan)
-        return measure_marginals(plan, limits, score)
+        return measure_marginals(plan, limits, alone(score))
 
     plans = [repair(uniform_plan(limits.layout, WHOLE), limits, seed) for seed in range(2)]
     zeros = {policy_attribute("prior values"): dict.fromkeys(multipliers(limits.layout), 0.0)}
@@ -276,7 +280,7 @@ def test_a_search_that_is_to_stop_does_not_measure_to_the_end(source: Source, li
 
     def measure(plan: Plan) -> Marginals:
         if "goes on" in study.user_attrs:
-            return measure_marginals(plan, limits, score)
+            return measure_marginals(plan, limits, alone(score))
         interrupted.set()
         raise UnaskedError
 
@@ -355,26 +359,35 @@ def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go
         patched.setattr("search.workbench.measure_marginals", killed_behind(7))
         with pytest.raises(RuntimeError, match="killed"):
             launch.main([*command, "--study", "first"])
-    (kept,) = Path("studies/bank").glob("*/marginals-*.json")
-    begun = json.loads(kept.read_text())
+    (bank,) = {path.parent for path in Path("studies/bank").glob("*/changes-*.safetensors")}
+    (name,) = {path.stem.rpartition("-")[0] for path in bank.glob("changes-*.safetensors")}
+    folder = BankFolder(bank, Shelf())
+    begun = known_changes(folder, name)
     assert begun, "whole choices"
+    assert any(change.shift is not None for change in begun)
     assert launch.main([*command, "--study", "first"]) == 0
     said = re.findall(
         r"measuring what (\d+) single changes of a plan are worth, to step on from it", capsys.readouterr().out
     )
-    measured = json.loads(kept.read_text())
-    assert measured[: len(begun)] == begun
+    measured = known_changes(folder, name)
+    assert all(map(same, measured, begun))
     assert int(said[1]) == len(measured) - len(begun)
     steps = stepping("first")
     assert steps
     assert launch.main([*command, "--study", "second", "--seed", "1"]) == 0
     again = stepping("second")
     assert (again[0].number, again[0].params) == (steps[0].number, steps[0].params)
-    assert json.loads(kept.read_text()) == measured
+    assert all(map(same, known_changes(folder, name), measured))
     capsys.readouterr()
     assert launch.main([*command, "--remeasure", "0", "--study", "first"]) == 2
     assert "tightfit: --remeasure 0: study 'first' began with 8; leave it out" in capsys.readouterr().err
     assert launch.main([*command, "--heal-steps", "1", "--study", "first"]) == 0, "finalists may heal later"
+
+
+def same(one: Change, other: Change) -> bool:
+    if one.shift is None or other.shift is None:
+        return one.shift is other.shift and one.divergence == other.divergence
+    return torch.equal(one.shift, other.shift) and one.divergence == other.divergence
 
 
 def killed_behind(choices_measured: int) -> Callable[..., Marginals]:
