@@ -33,9 +33,10 @@ _PRICES = (4.0, 2.0, 1.0, 0.5, 0.2, 0.0)
 # The value of options that were not measured, in middle marginals.
 _NEVER = -1e4
 _GAP = 1e-3
-# Steps by what changes come to together, at most; and by what share more than the plan's own divergence an allocator's
-# step may come to by that.
-_CLIMBED, _DEAREST = 4, 1.5
+# By what share more than the plan's own divergence an allocator's step may come to by what changes come to together.
+_DEAREST = 1.5
+# Steps from a plan that are tried before the next one is measured around.
+_AT_FIRST = 6
 # From how many plans in a row no step leads to anything better before it is over.
 _FRUITLESS = 2
 
@@ -44,9 +45,10 @@ class Steps:
     """Plans that lie a step away from one that was tried, the smallest steps first.
 
     `measure` gives the marginals of a plan. At most `rounds` plans of a study, one or more, are measured around: the
-    first one, the best step from it, and so on while steps lead to something better, then the best plan there is. It is
-    over where no step from two in a row does. What was measured around a study's trials say, so that one that was
-    killed goes on as if it had not been.
+    first one, the best of the first few steps from it, and so on while these lead to something better, then the best
+    plan there is. Where no step from two in a row does, or while some are under way, other steps from these plans are
+    tried, from the last one's on. What was measured around a study's trials say, so that one that was killed goes on as
+    if it had not been.
     """
 
     def __init__(self, limits: Limits, heal: Heal, measure: Callable[[Plan], Marginals], rounds: int) -> None:
@@ -61,13 +63,16 @@ class Steps:
         steps from one plan.
         """
         around = list(dict.fromkeys(one.user_attrs[AROUND] for one in trials if AROUND in one.user_attrs))
-        if around and (step := self._untried(trials[around[-1]], trials)) is not None:
+        if around and (step := self._untried(trials[around[-1]], trials, _AT_FIRST)) is not None:
             return step, {AROUND: around[-1], STEP_FROM: around[-1]}
         origin = self._origin(trials, around, first)
-        if origin is None:
-            return None, {}
-        step = self._untried(origin, trials)
-        return step, {AROUND: origin.number} | ({} if step is None else {STEP_FROM: origin.number})
+        if origin is not None:
+            step = self._untried(origin, trials, _AT_FIRST)
+            return step, {AROUND: origin.number} | ({} if step is None else {STEP_FROM: origin.number})
+        for number in reversed(around):
+            if (step := self._untried(trials[number], trials)) is not None:
+                return step, {AROUND: around[-1], STEP_FROM: number}
+        return None, {}
 
     def _origin(
         self, trials: Sequence[FrozenTrial], around: Sequence[int], first: FrozenTrial | None
@@ -87,11 +92,12 @@ class Steps:
         over = len(around) >= _FRUITLESS and [one.number for one in leads[-_FRUITLESS:]] == list(around[-_FRUITLESS:])
         return None if over or best.number in around else best
 
-    def _untried(self, origin: FrozenTrial, trials: Sequence[FrozenTrial]) -> Plan | None:
+    def _untried(self, origin: FrozenTrial, trials: Sequence[FrozenTrial], most: int | None = None) -> Plan | None:
+        """A step from a trial's plan, one of the first ones if it says of how many."""
         tried, plan = [one.params for one in trials], decode(origin.params, self._limits.layout)
         if plan not in self._known:
             self._known[plan] = steps_by(self._measure(plan), self._limits, self._heal)
-        return next((step for step in self._known[plan] if encode(step, self._limits.layout) not in tried), None)
+        return next((step for step in self._known[plan][:most] if encode(step, self._limits.layout) not in tried), None)
 
 
 def _leads(trial: FrozenTrial, origins: Sequence[int]) -> bool:
@@ -115,7 +121,7 @@ def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
 
 
 def _climbed_steps(marginals: Marginals, limits: Limits, summed: Sequence[Plan]) -> tuple[list[Plan], list[Plan]]:
-    """The best plans that climbs come to, and those of `summed` that are not bad by the same model."""
+    """The plans that climbs come to, the best first, and those of `summed` that are not bad by the same model."""
     layout, plan, keys = limits.layout, marginals.plan, list(marginals.shifts)
     own, linear = choices_of(layout, plan), marginals.linear()
     size, names = limits.bytes_of(plan), list(own)
@@ -132,7 +138,7 @@ def _climbed_steps(marginals: Marginals, limits: Limits, summed: Sequence[Plan])
     steps = [step for end in climb.ends([nothing, *rows]) if (step := changed(end)) != plan and limits.hold(step)]
     expected = linear.divergences(np.array([nothing, *rows]))
     good = [step for step, at in zip(summed, expected[1:], strict=True) if at <= _DEAREST * expected[0]]
-    return steps[:_CLIMBED], good
+    return steps, good
 
 
 def _made(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,8 +56,7 @@ def test_answers_are_of_the_divergence_and_in_the_order_of_rows(
     source: Source, bank: Bank, curriculum: Curriculum
 ) -> None:
     assembler = Assembler(source, bank, Shelf(), 0.03)
-    plans = [plan for plan in random_plans(source, 8) if plan.vocabulary == source.layout.vocabulary]
-    assert len(plans) > 1, "of one vocabulary"
+    plans = [replace(plan, vocabulary=source.layout.vocabulary_sizes[-1]) for plan in random_plans(source, 4)]
     own = Answers(0.0)
     for plan in plans:
         candidate = assembler.assembled(plan)
@@ -74,5 +75,6 @@ def test_answers_are_of_the_divergence_and_in_the_order_of_rows(
             assert found.ids is own.ids
         else:
             alone = Linear(found, torch.zeros(1, *found.logs.shape))
-            assert float(alone.divergences(np.zeros((1, 1)))[0]) == pytest.approx(divergence, rel=2e-2)
+            lumped = float(alone.divergences(np.zeros((1, 1)))[0])
+            assert 0 < lumped <= divergence * (1 + 1e-3), "less is told apart"
             own = found

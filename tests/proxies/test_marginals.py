@@ -153,7 +153,7 @@ def test_shifts_are_what_a_change_moves_log_probabilities_by(limits: Limits, pla
 
     def score(other: Plan, like: Answers | None) -> Answers:
         assert (like is None) == (other == plan or other.vocabulary != plan.vocabulary)
-        return Answers(1.0, logs(other), torch.zeros(2, 2), ids if like is None else like.ids, 2)
+        return Answers(1.0, logs(other), torch.zeros(2, 2), ids.clone() if like is None else like.ids, 2)
 
     found = measure_marginals(plan, limits, score)
     wanted = {(name, option) for name, option, _ in neighbours(plan, limits) if name not in (broken, "vocabulary")}
