@@ -28,7 +28,7 @@ from search.loop import Terms, run_trials, suggest
 from search.pools.here import InProcess
 from search.samplers import SAMPLER_NAMES, SteppingSampler, sampler_named
 from search.settings import REMEASURED, STEPPING, SearchSettings
-from search.steps import AROUND, STEP_FROM, Steps, steps_by
+from search.steps import AROUND, STEP_FROM, Steps, allocated_steps, steps_by
 from search.workbench import known_changes
 from space.bins import bin_range
 from space.choices import choices_of
@@ -38,7 +38,7 @@ from space.limits import Limits
 from space.plan import NO_HEAL, Plan, uniform_plan
 from space.policy import multipliers, policy_loss
 from space.rates import WHOLE
-from tests.scores import alone
+from tests.scores import adding_up, alone
 from tests.search.stand import Stand
 from tests.tiny import load_tiny
 
@@ -131,6 +131,39 @@ def test_steps_are_inside_and_the_dearer_changes_are_the_fewer(source: Source, l
 def test_where_nothing_changes_anything_there_is_no_step(source: Source, limits: Limits) -> None:
     plan = least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"])
     assert steps_by(measure_marginals(plan, limits, alone(lambda _plan: 1.0)), limits, NO_HEAL) == []
+
+
+def test_what_adds_up_in_log_probabilities_leads_farther_than_sums_of_divergences(
+    source: Source, limits: Limits
+) -> None:
+    losses = losses_of(limits, source.vocabulary.coverage)["prior values"]
+    plan, score = least_loss_plan(limits, losses), adding_up(limits, losses)
+    found = measure_marginals(plan, limits, score)
+    steps, summed = steps_by(found, limits, NO_HEAL), allocated_steps(found, limits, NO_HEAL)
+    assert len(steps) == len(set(steps)) > len(summed)
+    assert plan not in steps
+    assert all(limits.hold(step) for step in steps)
+    true = {step: score(step, None).divergence for step in (*steps, *summed)}
+    assert true[steps[0]] < min(*(true[step] for step in summed), score(plan, None).divergence)
+    climbed = [true[step] for step in steps if step not in summed]
+    assert climbed == pytest.approx(sorted(climbed), rel=5e-3), "the best first"
+
+
+def test_other_steps_are_tried_where_nothing_more_is_measured_around(source: Source, limits: Limits) -> None:
+    losses = losses_of(limits, source.vocabulary.coverage)["prior values"]
+    answers, listed = adding_up(limits, losses), list[Plan]()
+
+    def measure(plan: Plan) -> Marginals:
+        found = measure_marginals(plan, limits, answers)
+        listed.extend(steps_by(found, limits, NO_HEAL))
+        return found
+
+    steps = Steps(limits, NO_HEAL, measure, 1)
+    study, _ = searched(source, limits, STEPPING, score=lambda plan: answers(plan, None).divergence, steps=steps)
+    taken = [decode(trial.params, limits.layout) for trial in study.trials if STEP_FROM in trial.user_attrs]
+    assert len(taken) > 6, "more than the first ones"
+    assert taken == listed[: len(taken)]
+    assert len({trial.user_attrs[STEP_FROM] for trial in study.trials if STEP_FROM in trial.user_attrs}) == 1
 
 
 def test_steps_find_better_plans_than_policies_or_exchanges_alone(source: Source, limits: Limits) -> None:
