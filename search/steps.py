@@ -35,8 +35,8 @@ _NEVER = -1e4
 _GAP = 1e-3
 # By what share more than the plan's own divergence an allocator's step may come to by what changes come to together.
 _DEAREST = 1.5
-# Steps from a plan that are tried before the next one is measured around.
-_AT_FIRST = 6
+# Of the steps that climbs come to so many are tried before another plan is measured around, and all of the allocator's.
+_CLIMBED = 3
 # From how many plans in a row no step leads to anything better before it is over.
 _FRUITLESS = 2
 
@@ -53,7 +53,7 @@ class Steps:
 
     def __init__(self, limits: Limits, heal: Heal, measure: Callable[[Plan], Marginals], rounds: int) -> None:
         self._limits, self._heal, self._measure, self._rounds = limits, heal, measure, rounds
-        self._known: dict[Plan, list[Plan]] = {}
+        self._known: dict[Plan, tuple[list[Plan], list[Plan]]] = {}
 
     def next(self, trials: Sequence[FrozenTrial], first: FrozenTrial | None) -> tuple[Plan | None, dict[str, Any]]:
         """A plan that none of the trials has, None where there is no step now, and what its trial is to keep.
@@ -63,14 +63,14 @@ class Steps:
         steps from one plan.
         """
         around = list(dict.fromkeys(one.user_attrs[AROUND] for one in trials if AROUND in one.user_attrs))
-        if around and (step := self._untried(trials[around[-1]], trials, _AT_FIRST)) is not None:
+        if around and (step := self._untried(trials[around[-1]], trials, first=True)) is not None:
             return step, {AROUND: around[-1], STEP_FROM: around[-1]}
         origin = self._origin(trials, around, first)
         if origin is not None:
-            step = self._untried(origin, trials, _AT_FIRST)
+            step = self._untried(origin, trials, first=True)
             return step, {AROUND: origin.number} | ({} if step is None else {STEP_FROM: origin.number})
         for number in reversed(around):
-            if (step := self._untried(trials[number], trials)) is not None:
+            if (step := self._untried(trials[number], trials, first=False)) is not None:
                 return step, {AROUND: around[-1], STEP_FROM: number}
         return None, {}
 
@@ -92,12 +92,13 @@ class Steps:
         over = len(around) >= _FRUITLESS and [one.number for one in leads[-_FRUITLESS:]] == list(around[-_FRUITLESS:])
         return None if over or best.number in around else best
 
-    def _untried(self, origin: FrozenTrial, trials: Sequence[FrozenTrial], most: int | None = None) -> Plan | None:
-        """A step from a trial's plan, one of the first ones if it says of how many."""
+    def _untried(self, origin: FrozenTrial, trials: Sequence[FrozenTrial], *, first: bool) -> Plan | None:
+        """One of the `first` steps from a trial's plan, or of the others."""
         tried, plan = [one.params for one in trials], decode(origin.params, self._limits.layout)
         if plan not in self._known:
             self._known[plan] = steps_by(self._measure(plan), self._limits, self._heal)
-        return next((step for step in self._known[plan][:most] if encode(step, self._limits.layout) not in tried), None)
+        steps = self._known[plan][0 if first else 1]
+        return next((step for step in steps if encode(step, self._limits.layout) not in tried), None)
 
 
 def _leads(trial: FrozenTrial, origins: Sequence[int]) -> bool:
@@ -105,8 +106,8 @@ def _leads(trial: FrozenTrial, origins: Sequence[int]) -> bool:
     return trial.user_attrs.get(STEP_FROM) in origins
 
 
-def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
-    """Plans that make some of the changes, two ways of choosing them by turns; each the most promising first.
+def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> tuple[list[Plan], list[Plan]]:
+    """Plans that make some of the changes: those to try first, two ways of choosing them by turns, and the others.
 
     One takes log-probabilities to add up, and searches from nothing and from the other's on (`search.climbing`). The
     other takes divergences to: the allocator's plans by the sum of marginals, one for each price of a change, the
@@ -114,10 +115,11 @@ def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
     """
     summed = allocated_steps(marginals, limits, heal)
     if not marginals.shifts:
-        return summed
+        return summed, []
     climbed, summed = _climbed_steps(marginals, limits, summed)
-    pairs = zip_longest(climbed, summed)
-    return list(dict.fromkeys(step for step in chain.from_iterable(pairs) if step is not None))
+    pairs = zip_longest(climbed[:_CLIMBED], summed)
+    first = list(dict.fromkeys(step for step in chain.from_iterable(pairs) if step is not None))
+    return first, [step for step in climbed if step not in first]
 
 
 def _climbed_steps(marginals: Marginals, limits: Limits, summed: Sequence[Plan]) -> tuple[list[Plan], list[Plan]]:

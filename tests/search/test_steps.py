@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ def best(study: optuna.Study, before: int | None = None) -> float:
 def test_steps_are_inside_and_the_dearer_changes_are_the_fewer(source: Source, limits: Limits) -> None:
     plan = least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"])
     found = measure_marginals(plan, limits, alone(divergence(source, limits)))
-    steps, own = steps_by(found, limits, NO_HEAL), choices_of(limits.layout, plan)
+    (steps, others), own = steps_by(found, limits, NO_HEAL), choices_of(limits.layout, plan)
+    assert others == []
     assert len(steps) == len(set(steps)) > 2
     assert plan not in steps
     assert all(limits.hold(step) for step in steps)
@@ -130,7 +131,7 @@ def test_steps_are_inside_and_the_dearer_changes_are_the_fewer(source: Source, l
 
 def test_where_nothing_changes_anything_there_is_no_step(source: Source, limits: Limits) -> None:
     plan = least_loss_plan(limits, losses_of(limits, source.vocabulary.coverage)["prior values"])
-    assert steps_by(measure_marginals(plan, limits, alone(lambda _plan: 1.0)), limits, NO_HEAL) == []
+    assert steps_by(measure_marginals(plan, limits, alone(lambda _plan: 1.0)), limits, NO_HEAL) == ([], [])
 
 
 def test_what_adds_up_in_log_probabilities_leads_farther_than_sums_of_divergences(
@@ -139,7 +140,10 @@ def test_what_adds_up_in_log_probabilities_leads_farther_than_sums_of_divergence
     losses = losses_of(limits, source.vocabulary.coverage)["prior values"]
     plan, score = least_loss_plan(limits, losses), adding_up(limits, losses)
     found = measure_marginals(plan, limits, score)
-    steps, summed = steps_by(found, limits, NO_HEAL), allocated_steps(found, limits, NO_HEAL)
+    (first, others), summed = steps_by(found, limits, NO_HEAL), allocated_steps(found, limits, NO_HEAL)
+    steps = [*first, *others]
+    assert others
+    assert len([step for step in first if step not in summed]) == 3
     assert len(steps) == len(set(steps)) > len(summed)
     assert plan not in steps
     assert all(limits.hold(step) for step in steps)
@@ -155,13 +159,13 @@ def test_other_steps_are_tried_where_nothing_more_is_measured_around(source: Sou
 
     def measure(plan: Plan) -> Marginals:
         found = measure_marginals(plan, limits, answers)
-        listed.extend(steps_by(found, limits, NO_HEAL))
+        listed.extend(chain(*steps_by(found, limits, NO_HEAL)))
         return found
 
     steps = Steps(limits, NO_HEAL, measure, 1)
     study, _ = searched(source, limits, STEPPING, score=lambda plan: answers(plan, None).divergence, steps=steps)
     taken = [decode(trial.params, limits.layout) for trial in study.trials if STEP_FROM in trial.user_attrs]
-    assert len(taken) > 6, "more than the first ones"
+    assert len(taken) > len(listed) / 2, "more than the first ones"
     assert taken == listed[: len(taken)]
     assert len({trial.user_attrs[STEP_FROM] for trial in study.trials if STEP_FROM in trial.user_attrs}) == 1
 
