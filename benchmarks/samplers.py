@@ -95,7 +95,7 @@ AT = (20, 50, 100, 200)
 FOLDER = RUNS / "samplers"
 # The decision by which samplers last came to propose other plans, and by which steps did: runs from before are made
 # again.
-_PROPOSALS, _STEPS = 35, 36
+_PROPOSALS, _STEPS = 35, 37
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from compress.predictions import NEVER, Predictions
 
-# Tokens of a prediction that are told one by one. Of twice as many the sums of what changes come to are no nearer.
-_LIKELY = 32
+# Tokens of a prediction that are told one by one. Of more the sums of what changes come to are no nearer.
+LIKELY = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ def likely(teacher: Predictions, student: Tensor) -> Tensor:
 
     `student` are log-probabilities (predictions, vocabulary).
     """
-    count = min(_LIKELY, student.shape[1])
+    count = min(LIKELY, student.shape[1])
     return torch.maximum(teacher.whole(student.shape[1]), student).topk(count, dim=1).indices
 
 

@@ -8,8 +8,9 @@ Stewart 1961).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from statistics import median_low
 
 import torch
@@ -42,10 +43,18 @@ class Marginals:
     own: Answers | None = None
     shifts: Mapping[tuple[str, Option], Tensor] = field(default_factory=dict)
 
-    def linear(self) -> Linear:
-        """What several changes come to, of the ones in `shifts` in their order."""
+    def linear(self, layout: Layout) -> tuple[list[tuple[str, Option]], Linear]:
+        """Changes, and what several of them come to: those in `shifts`, and trades of size for rate in a sublayer.
+
+        A trade, of more channels or heads that are coded coarser or of fewer finer, shifts by what both do alone.
+        """
         assert self.own is not None
-        return Linear(self.own, torch.stack(list(self.shifts.values())))
+        shifts = dict(self.shifts)
+        for name, own in choices_of(layout, self.plan).items():
+            for size, rate in product(*_moved(own, [option for of, option in self.shifts if of == name])):
+                if (size.kept > rate.kept) != (size.rate.bits < rate.rate.bits):
+                    shifts[name, Sublayer(size.kept, rate.rate)] = self.shifts[name, size] + self.shifts[name, rate]
+        return list(shifts), Linear(self.own, torch.stack(list(shifts.values())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,14 +128,13 @@ def _change(own: Answers, other: Answers) -> Change:
 
 def _with_sums(layout: Layout, plan: Plan, name: str, changes: Mapping[Option, float]) -> dict[Option, float]:
     """Those of one choice, and of sublayers that stay what size and rate change together."""
-    own = choices_of(layout, plan)[name]
+    moved = product(*_moved(choices_of(layout, plan)[name], changes))
+    return {**{Sublayer(size.kept, rate.rate): changes[size] + changes[rate] for size, rate in moved}, **changes}
+
+
+def _moved(own: Option, options: Iterable[Option]) -> tuple[list[Sublayer], list[Sublayer]]:
+    """Of a sublayer that stays, the options that are of another size alone, and those of another rate."""
     if not isinstance(own, Sublayer) or not own.kept:
-        return dict(changes)
-    kept = [one for one in changes if isinstance(one, Sublayer) and one.kept]
-    sums: dict[Option, float] = {
-        Sublayer(size.kept, rate.rate): changes[size] + changes[rate]
-        for size in kept
-        for rate in kept
-        if size.rate == own.rate and rate.kept == own.kept
-    }
-    return {**sums, **changes}
+        return [], []
+    kept = [one for one in options if isinstance(one, Sublayer) and one.kept and one != own]
+    return [one for one in kept if one.rate == own.rate], [one for one in kept if one.kept == own.kept]

@@ -20,13 +20,20 @@ _MOST_MOVES, _LEAST_GAIN = 60, 1e-4
 class Climb:
     """Changes, of which one of each choice can be made: `of` (changes,) says which choice, `sizes` (changes,) bytes.
 
-    All that are made may weigh `room` bytes more than the plan.
+    All that are made may weigh `room` bytes more than the plan. Each costs a `price`, in nats a token, beside what they
+    come to: the dearer, the fewer are made and the less is left to the model.
     """
 
     linear: Linear
     of: NDArray[np.int64]
     sizes: NDArray[np.int64]
     room: int
+    price: float = 0.0
+
+    def costs(self, made: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of each row (rows, changes), what climbs lower."""
+        found: NDArray[np.float64] = self.linear.divergences(made) + self.price * made.sum(1)
+        return found
 
     def fits(self, made: NDArray[np.float64]) -> bool:
         """Whether a row of changes is inside, at most one of each choice."""
@@ -38,30 +45,34 @@ class Climb:
         The last ones do not make that change again; where the others do not fit by themselves, they begin with none.
         The best first, none twice.
         """
-        found = {tuple(self.climbed(row)) for row in starts if self.fits(row)}
+        found = {tuple(row) for row in self.reached(starts)}
         best = self._in_order(found)[0]
         for i in np.flatnonzero(best):
             others = np.where(np.arange(len(best)) == i, 0.0, best)
             found.add(tuple(self.climbed(others if self.fits(others) else np.zeros(len(best)), but=int(i))))
         return self._in_order(found)
 
+    def reached(self, starts: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+        """What climbs from these rows come to, from those that fit: the best first, none twice."""
+        return self._in_order({tuple(self.climbed(row)) for row in starts if self.fits(row)})
+
     def _in_order(self, rows: Iterable[tuple[float, ...]]) -> list[NDArray[np.float64]]:
         of = np.array(sorted(rows))
-        return [of[i] for i in np.argsort(self.linear.divergences(of), kind="stable")]
+        return [of[i] for i in np.argsort(self.costs(of), kind="stable")]
 
     def climbed(self, made: NDArray[np.float64], *, but: int | None = None) -> NDArray[np.float64]:
         """From a row that `fits` one move or two at once after the other, as long as that is better.
 
         A move makes a change, in place of another of its choice and `but` one, or takes one back.
         """
-        now = float(self.linear.divergences(made[None])[0])
+        now = float(self.costs(made[None])[0])
         least = _LEAST_GAIN * now
         for _ in range(_MOST_MOVES):
             ahead = self._ahead(made, now)
             ahead = ahead if but is None else ahead[ahead[:, but] == 0]
             if not len(ahead):
                 break
-            found = self.linear.divergences(ahead)
+            found = self.costs(ahead)
             best = int(found.argmin())
             if not found[best] < now - least:
                 break
@@ -72,7 +83,7 @@ class Climb:
         """The most promising rows (rows, changes) that are a move or two away and fit."""
         moves = self._moves(made)
         more, free = moves @ self.sizes, self.room - self.sizes @ made
-        gains = self.linear.divergences(made + moves) - now
+        gains = self.costs(made + moves) - now
         pairs = gains[:, None] + gains + moves @ self.linear.products(made) @ moves.T
         apart = (self.of[:, None] != self.of) & (more[:, None] + more <= free)
         pairs = np.where(np.triu(apart, 1), pairs, np.inf)

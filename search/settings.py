@@ -29,7 +29,7 @@ FORMAT = 12
 BANK_SIZE = "20GB"
 # The sampler that takes steps by measured marginals, too, where nothing heals, and around how many plans these are
 # measured at most.
-STEPPING, REMEASURED = "policy", 8
+STEPPING, REMEASURED = "policy", 12
 # What a finalist heals on: rows a step, and utterances made of pieces for each of the calibrate role.
 HEAL_ROWS, RECOMBINED = 32, 1
 WORKER_MINUTES = 60.0

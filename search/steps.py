@@ -5,7 +5,7 @@ For studies whose trials do not heal: what diverges least unhealed is not what h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from statistics import median
@@ -22,7 +22,7 @@ from space.allocate import allocate_plan
 from space.choices import Option, choices_of, plan_of
 from space.genes import decode, encode
 from space.limits import Limits
-from space.plan import Heal, Plan, Sublayer
+from space.plan import Heal, Plan
 
 # Attributes of trials: the number of the trial whose plan was measured around last when they were proposed, and of
 # steps the number of the trial they lead away from.
@@ -35,8 +35,10 @@ _NEVER = -1e4
 _GAP = 1e-3
 # By what share more than the plan's own divergence an allocator's step may come to by what changes come to together.
 _DEAREST = 1.5
-# Of the steps that climbs come to so many are tried before another plan is measured around, and all of the allocator's.
-_CLIMBED = 3
+# The same of climbs that are to make few changes.
+_DEAR = (1.0, 0.5, 0.2)
+# So many of the steps that climbs come to are tried before another plan is measured around, and of the allocator's.
+_CLIMBED, _SUMMED = 2, 3
 # From how many plans in a row no step leads to anything better before it is over.
 _FRUITLESS = 2
 
@@ -107,56 +109,58 @@ def _leads(trial: FrozenTrial, origins: Sequence[int]) -> bool:
 
 
 def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> tuple[list[Plan], list[Plan]]:
-    """Plans that make some of the changes: those to try first, two ways of choosing them by turns, and the others.
+    """Plans that make some of the changes: those to try first, three ways of choosing them by turns, and the others.
 
-    One takes log-probabilities to add up, and searches from nothing and from the other's on (`search.climbing`). The
-    other takes divergences to: the allocator's plans by the sum of marginals, one for each price of a change, the
-    dearest first, but those that the first knows to be bad.
+    Two take log-probabilities to add up: climbs (`search.climbing`) from nothing and from the third way's steps, and
+    climbs that make few changes, each at a price. The third takes divergences to add up: the allocator's plans by the
+    sum of marginals, one for each price of a change, the dearest first, but those that the first knows to be bad.
     """
     summed = allocated_steps(marginals, limits, heal)
     if not marginals.shifts:
         return summed, []
-    climbed, summed = _climbed_steps(marginals, limits, summed)
-    pairs = zip_longest(climbed[:_CLIMBED], summed)
-    first = list(dict.fromkeys(step for step in chain.from_iterable(pairs) if step is not None))
-    return first, [step for step in climbed if step not in first]
+    climbed, few, expected = _climbed_steps(marginals, limits, summed)
+    good = [step for step in summed if expected[step] <= _DEAREST * expected[marginals.plan]]
+    best = sorted(good, key=lambda step: expected[step])[:_SUMMED]
+    turns = zip_longest(climbed[:_CLIMBED], few, [step for step in good if step in best])
+    first = list(dict.fromkeys(step for step in chain.from_iterable(turns) if step is not None))
+    return first, list(dict.fromkeys(step for step in (*climbed, *good) if step not in first))
 
 
-def _climbed_steps(marginals: Marginals, limits: Limits, summed: Sequence[Plan]) -> tuple[list[Plan], list[Plan]]:
-    """The plans that climbs come to, the best first, and those of `summed` that are not bad by the same model."""
-    layout, plan, keys = limits.layout, marginals.plan, list(marginals.shifts)
-    own, linear = choices_of(layout, plan), marginals.linear()
-    size, names = limits.bytes_of(plan), list(own)
+def _climbed_steps(
+    marginals: Marginals, limits: Limits, summed: Sequence[Plan]
+) -> tuple[list[Plan], list[Plan], dict[Plan, float]]:
+    """What climbs come to, the best first, and at prices; and what the plan and `summed` are expected to diverge by."""
+    layout, plan, (keys, linear) = limits.layout, marginals.plan, marginals.linear(limits.layout)
+    own, size = choices_of(layout, plan), limits.bytes_of(plan)
+    names = list(own)
 
     def changed(row: NDArray[np.float64]) -> Plan:
         made = {name: option for (name, option), one in zip(keys, row, strict=True) if one}
         return plan_of(layout, {**own, **made}, plan.heal)
 
+    def made(step: Plan) -> NDArray[np.float64]:
+        chosen = choices_of(layout, step)
+        return np.array([float(own[name] != chosen[name] == option) for name, option in keys])
+
     sizes = np.array([limits.bytes_of(changed(row)) - size for row in np.eye(len(keys))])
     of = np.array([names.index(name) for name, _ in keys])
     climb = Climb(linear, of, sizes, limits.size_range.bound_bytes - 1 - size)
-    nothing = np.zeros(len(keys))
-    rows = [_made(keys, own, choices_of(layout, step)) for step in summed]
-    steps = [step for end in climb.ends([nothing, *rows]) if (step := changed(end)) != plan and limits.hold(step)]
-    expected = linear.divergences(np.array([nothing, *rows]))
-    good = [step for step, at in zip(summed, expected[1:], strict=True) if at <= _DEAREST * expected[0]]
-    return steps, good
+    rows = [made(step) for step in (plan, *summed)]
+    ends, few = climb.ends(rows), [rows[0]]
+    for price in _DEAR:
+        few.append(replace(climb, price=price * _middle(marginals)).reached([rows[0], few[-1]])[0])
+
+    def steps(made: Sequence[NDArray[np.float64]]) -> list[Plan]:
+        found = dict.fromkeys(changed(row) for row in made)
+        return [step for step in found if step != plan and limits.hold(step)]
+
+    expected = linear.divergences(np.array(rows)).tolist()
+    return steps(ends), steps(few), dict(zip((plan, *summed), expected, strict=True))
 
 
-def _made(
-    keys: Sequence[tuple[str, Option]], own: Mapping[str, Option], chosen: Mapping[str, Option]
-) -> NDArray[np.float64]:
-    """Which changes a plan's choices are: of size and rate of a sublayer at once both."""
-
-    def makes(name: str, option: Option) -> bool:
-        before, now = own[name], chosen[name]
-        if now in (before, option):
-            return now != before
-        if not isinstance(before, Sublayer) or not isinstance(now, Sublayer) or not now.kept or not before.kept:
-            return False
-        return option in (replace(before, kept=now.kept), replace(before, rate=now.rate))
-
-    return np.array([float(makes(name, option)) for name, option in keys])
+def _middle(marginals: Marginals) -> float:
+    """The middle size of the marginals that are not nothing, 0 where all are."""
+    return median([abs(change) for of in marginals.changes.values() for change in of.values() if change] or [0.0])
 
 
 def allocated_steps(marginals: Marginals, limits: Limits, heal: Heal) -> list[Plan]:
@@ -165,10 +169,9 @@ def allocated_steps(marginals: Marginals, limits: Limits, heal: Heal) -> list[Pl
     One that could not do without an option that was not measured is left out.
     """
     own, changes = choices_of(limits.layout, marginals.plan), marginals.changes
-    sizes = [abs(change) for of in changes.values() for change in of.values() if change]
-    if not sizes:
+    middle = _middle(marginals)
+    if not middle:
         return []
-    middle = median(sizes)
     found: list[Plan] = []
     for price in _PRICES:
 

@@ -28,7 +28,7 @@ from corpora.roles import Corpus, Example
 from models.inputs import PROMPTS, TEXT_PROMPTS, Row, asked, batches, make_row, read_utterance
 from models.loading import Source, pad_token, trimmed_processor
 from models.vocabulary import Vocabulary, with_vocabulary
-from proxies.answers import Answers
+from proxies.answers import LIKELY, Answers
 from proxies.deviation import Deviations, OptionErrors, Squares, gradient_error, squared_gradients, weight_error
 from proxies.divergence import divergence
 from proxies.marginals import Change, Marginals, measure_marginals, neighbours
@@ -242,7 +242,7 @@ def marginals(
     to go on.
     """
     folder, utterances = workbench.folder, max(RUNG_UTTERANCES)
-    of = f"{plan.to_json()}|{limits.pins}|{limits.layout.rates}|{VERSION}"
+    of = f"{plan.to_json()}|{limits.pins}|{limits.layout.rates}|{LIKELY}|{VERSION}"
     name = f"changes-{utterances}-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
     known, count = known_changes(folder, name), sum(1 for _ in neighbours(plan, limits))
     saved = len(known)

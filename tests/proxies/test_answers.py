@@ -15,7 +15,7 @@ from compress.predictions import Predictions
 from compress.shelf import Shelf
 from compress.vocabulary import Curriculum
 from models.loading import Source
-from proxies.answers import Answers, likely, told
+from proxies.answers import LIKELY, Answers, likely, told
 from proxies.linear import Linear
 from proxies.prefixes import Prefixes
 from tests.tiny import random_plans, tiny_rows
@@ -32,7 +32,7 @@ def test_what_is_told_of_tokens_adds_up_to_one() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(7, 100).mul(4).log_softmax(1), torch.randn(7, 100).mul(4).log_softmax(1)
     ids = likely(Predictions(teacher), student)
-    assert torch.equal(ids, torch.maximum(teacher, student).topk(32, 1).indices)
+    assert torch.equal(ids, torch.maximum(teacher, student).topk(LIKELY, 1).indices)
     found = told(student, ids)
     assert torch.allclose(found.exp().sum(1), torch.ones(7), atol=1e-5)
     assert torch.equal(found[:, :-1], student.gather(1, ids))
