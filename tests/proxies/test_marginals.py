@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,7 @@ from space.pins import read_pins
 from space.plan import REMOVED, Plan, Sublayer, uniform_plan
 from space.prior import prior_loss
 from space.rates import WHOLE
-from tests.scores import alone
+from tests.scores import adding_up, alone
 from tests.tiny import load_tiny
 
 
@@ -109,6 +110,24 @@ def test_size_and_rate_together_change_by_the_sum(limits: Limits, plan: Plan) ->
             assert changes[option] == changes[size] + changes[rate]
             both += 1
     assert both
+
+
+def test_trades_of_size_for_rate_move_answers_by_what_both_do(limits: Limits, plan: Plan) -> None:
+    found = measure_marginals(plan, limits, adding_up(limits, prior_loss(limits.layout)))
+    own, (keys, linear) = choices_of(limits.layout, plan), found.linear(limits.layout)
+    assert keys[: len(found.shifts)] == list(found.shifts)
+    trades = keys[len(found.shifts) :]
+    assert trades
+    assert len(set(keys)) == len(keys)
+    for name, option in trades:
+        before = own[name]
+        assert isinstance(option, Sublayer)
+        assert isinstance(before, Sublayer)
+        assert (option.kept - before.kept) * (option.rate.bits - before.rate.bits) < 0
+        alone = [(name, Sublayer(option.kept, before.rate)), (name, Sublayer(before.kept, option.rate))]
+        rows = np.array([[float(key == (name, option)) for key in keys], [float(key in alone) for key in keys]])
+        traded, both = linear.divergences(rows)
+        assert traded == pytest.approx(both, abs=1e-3)
 
 
 def test_what_was_saved_is_not_scored_again(limits: Limits, plan: Plan) -> None:

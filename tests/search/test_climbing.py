@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_a_climb_without_a_change_does_not_make_it() -> None:
     for i in np.flatnonzero(whole):
         other = climb.climbed(np.where(np.arange(len(OF)) == i, 0.0, whole), but=int(i))
         assert not other[i]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_dearer_changes_are_the_fewer_are_made(seed: int) -> None:
+    climb, nothing = example(seed, 3), np.zeros(len(OF))
+    whole = climb.reached([nothing])[0]
+    counts = [replace(climb, price=price).reached([nothing, whole])[0].sum() for price in (0.0, 0.01, 0.03, 10.0)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1] == 0
 
 
 def test_where_no_change_is_any_good_none_is_made() -> None:

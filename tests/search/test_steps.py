@@ -143,13 +143,14 @@ def test_what_adds_up_in_log_probabilities_leads_farther_than_sums_of_divergence
     (first, others), summed = steps_by(found, limits, NO_HEAL), allocated_steps(found, limits, NO_HEAL)
     steps = [*first, *others]
     assert others
-    assert len([step for step in first if step not in summed]) == 3
+    assert 3 <= len([step for step in first if step not in summed]) <= 5, "two climbs and three that make few changes"
+    assert len([step for step in first if step in summed]) <= 3
     assert len(steps) == len(set(steps)) > len(summed)
     assert plan not in steps
     assert all(limits.hold(step) for step in steps)
     true = {step: score(step, None).divergence for step in (*steps, *summed)}
     assert true[steps[0]] < min(*(true[step] for step in summed), score(plan, None).divergence)
-    climbed = [true[step] for step in steps if step not in summed]
+    climbed = [true[first[0]], *(true[step] for step in others if step not in summed)]
     assert climbed == pytest.approx(sorted(climbed), rel=5e-3), "the best first"
 
 
@@ -417,7 +418,7 @@ def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go
     assert all(map(same, known_changes(folder, name), measured))
     capsys.readouterr()
     assert launch.main([*command, "--remeasure", "0", "--study", "first"]) == 2
-    assert "tightfit: --remeasure 0: study 'first' began with 8; leave it out" in capsys.readouterr().err
+    assert f"tightfit: --remeasure 0: study 'first' began with {REMEASURED}; leave it out" in capsys.readouterr().err
     assert launch.main([*command, "--heal-steps", "1", "--study", "first"]) == 0, "finalists may heal later"
 
 
