@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import median_low
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from proxies.answers import Answers
@@ -124,6 +126,22 @@ def _change(own: Answers, other: Answers) -> Change:
         return Change(other.divergence)
     shift = (other.logs - own.logs).half()
     return Change(other.divergence, shift if bool(shift.isfinite().all()) else None)
+
+
+def made(
+    keys: Sequence[tuple[str, Option]], own: Mapping[str, Option], chosen: Mapping[str, Option]
+) -> NDArray[np.float64]:
+    """Which of `keys` a plan's choices are: of size and rate of a sublayer both changes, where they are no trade."""
+    known = set(keys)
+
+    def parts(name: str, now: Option) -> list[Option]:
+        before = own[name]
+        if (name, now) in known or not isinstance(before, Sublayer) or not isinstance(now, Sublayer):
+            return [now]
+        return [replace(before, kept=now.kept), replace(before, rate=now.rate)]
+
+    of = {name: parts(name, now) for name, now in chosen.items() if now != own[name]}
+    return np.array([float(option in of.get(name, ())) for name, option in keys])
 
 
 def _with_sums(layout: Layout, plan: Plan, name: str, changes: Mapping[Option, float]) -> dict[Option, float]:

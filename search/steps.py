@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from proxies.marginals import Marginals
+from proxies.marginals import Marginals, made
 from search.climbing import Climb
 from search.rungs import least
 from space.allocate import allocate_plan
@@ -135,23 +135,19 @@ def _climbed_steps(
     names = list(own)
 
     def changed(row: NDArray[np.float64]) -> Plan:
-        made = {name: option for (name, option), one in zip(keys, row, strict=True) if one}
-        return plan_of(layout, {**own, **made}, plan.heal)
-
-    def made(step: Plan) -> NDArray[np.float64]:
-        chosen = choices_of(layout, step)
-        return np.array([float(own[name] != chosen[name] == option) for name, option in keys])
+        options = {name: option for (name, option), one in zip(keys, row, strict=True) if one}
+        return plan_of(layout, {**own, **options}, plan.heal)
 
     sizes = np.array([limits.bytes_of(changed(row)) - size for row in np.eye(len(keys))])
     of = np.array([names.index(name) for name, _ in keys])
     climb = Climb(linear, of, sizes, limits.size_range.bound_bytes - 1 - size)
-    rows = [made(step) for step in (plan, *summed)]
+    rows = [made(keys, own, choices_of(layout, step)) for step in (plan, *summed)]
     ends, few = climb.ends(rows), [rows[0]]
     for price in _DEAR:
         few.append(replace(climb, price=price * _middle(marginals)).reached([rows[0], few[-1]])[0])
 
-    def steps(made: Sequence[NDArray[np.float64]]) -> list[Plan]:
-        found = dict.fromkeys(changed(row) for row in made)
+    def steps(ends: Sequence[NDArray[np.float64]]) -> list[Plan]:
+        found = dict.fromkeys(changed(row) for row in ends)
         return [step for step in found if step != plan and limits.hold(step)]
 
     expected = linear.divergences(np.array(rows)).tolist()

@@ -10,7 +10,7 @@ import torch
 
 from models.loading import Source
 from proxies.answers import Answers
-from proxies.marginals import Change, measure_marginals, neighbours
+from proxies.marginals import Change, made, measure_marginals, neighbours
 from space.bins import bin_range
 from space.choices import Option, choices, choices_of, plan_of
 from space.genes import repair
@@ -128,6 +128,24 @@ def test_trades_of_size_for_rate_move_answers_by_what_both_do(limits: Limits, pl
         rows = np.array([[float(key == (name, option)) for key in keys], [float(key in alone) for key in keys]])
         traded, both = linear.divergences(rows)
         assert traded == pytest.approx(both, abs=1e-3)
+
+
+def test_what_a_plan_changes_is_told_by_single_changes_and_trades(limits: Limits, plan: Plan) -> None:
+    score = adding_up(limits, prior_loss(limits.layout))
+    found, own = measure_marginals(plan, limits, score), choices_of(limits.layout, plan)
+    keys, linear = found.linear(limits.layout)
+    checked = {"trade": 0, "both": 0, "single": 0}
+    for name, option in [(name, option) for name, of in found.changes.items() for option in of if option != own[name]]:
+        other = plan_of(limits.layout, {**own, name: option}, plan.heal)
+        if other.vocabulary != plan.vocabulary:
+            continue
+        row = made(keys, own, choices_of(limits.layout, other))
+        kind = "both" if (name, option) not in keys else "single" if (name, option) in found.shifts else "trade"
+        assert row.sum() == (2 if kind == "both" else 1)
+        assert linear.divergences(row[None])[0] == pytest.approx(score(other, None).divergence, abs=2e-3)
+        checked[kind] += 1
+    assert all(checked.values())
+    assert not made(keys, own, own).any()
 
 
 def test_what_was_saved_is_not_scored_again(limits: Limits, plan: Plan) -> None:
