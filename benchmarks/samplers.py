@@ -93,8 +93,8 @@ ABLATION = (
 )
 AT = (20, 50, 100, 200)
 FOLDER = RUNS / "samplers"
-# The decision by which samplers last came to propose other plans, and by which steps did: runs from before are made
-# again.
+# By which decision samplers last came to propose other plans, and a count, begun at one, of changes of steps: runs from
+# before are made again.
 _PROPOSALS, _STEPS = 35, 37
 
 

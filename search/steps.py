@@ -30,13 +30,13 @@ AROUND, STEP_FROM = "measured around trial", "step from trial"
 # What changing a choice costs, in middle marginals: the dearer, the fewer choices change. What was measured one by one
 # adds up for a few changes and not for many; how many are few the trials say.
 _PRICES = (4.0, 2.0, 1.0, 0.5, 0.2, 0.0)
+# The same of climbs that are to make few changes.
+_DEAR = (1.0, 0.5, 0.2)
 # The value of options that were not measured, in middle marginals.
 _NEVER = -1e4
 _GAP = 1e-3
-# By what share more than the plan's own divergence an allocator's step may come to by what changes come to together.
+# How many times the plan's own divergence an allocator's step may come to by what changes come to together.
 _DEAREST = 1.5
-# The same of climbs that are to make few changes.
-_DEAR = (1.0, 0.5, 0.2)
 # So many of the steps that climbs come to are tried before another plan is measured around, and of the allocator's.
 _CLIMBED, _SUMMED = 2, 3
 # From how many plans in a row no step leads to anything better before it is over.
@@ -44,13 +44,13 @@ _FRUITLESS = 2
 
 
 class Steps:
-    """Plans that lie a step away from one that was tried, the smallest steps first.
+    """Plans that lie a step away from one that was tried.
 
     `measure` gives the marginals of a plan. At most `rounds` plans of a study, one or more, are measured around: the
     first one, the best of the first few steps from it, and so on while these lead to something better, then the best
-    plan there is. Where no step from two in a row does, or while some are under way, other steps from these plans are
-    tried, from the last one's on. What was measured around a study's trials say, so that one that was killed goes on as
-    if it had not been.
+    plan there is. Where there is none, or two in a row lead to nothing better, other steps from these plans are tried,
+    from the last one's on. What was measured around a study's trials say, so that one that was killed goes on as if it
+    had not been.
     """
 
     def __init__(self, limits: Limits, heal: Heal, measure: Callable[[Plan], Marginals], rounds: int) -> None:
@@ -71,6 +71,8 @@ class Steps:
         if origin is not None:
             step = self._untried(origin, trials, first=True)
             return step, {AROUND: origin.number} | ({} if step is None else {STEP_FROM: origin.number})
+        if any(_leads(one, around[-1:]) and not one.state.is_finished() for one in trials):
+            return None, {}
         for number in reversed(around):
             if (step := self._untried(trials[number], trials, first=False)) is not None:
                 return step, {AROUND: around[-1], STEP_FROM: number}
@@ -129,7 +131,10 @@ def steps_by(marginals: Marginals, limits: Limits, heal: Heal) -> tuple[list[Pla
 def _climbed_steps(
     marginals: Marginals, limits: Limits, summed: Sequence[Plan]
 ) -> tuple[list[Plan], list[Plan], dict[Plan, float]]:
-    """What climbs come to, the best first, and at prices; and what the plan and `summed` are expected to diverge by."""
+    """What climbs come to, the best first, and at prices; and what the plan and `summed` are expected to diverge by.
+
+    What is expected knows nothing of changes without a shift, as of the number of tokens.
+    """
     layout, plan, (keys, linear) = limits.layout, marginals.plan, marginals.linear(limits.layout)
     own, size = choices_of(layout, plan), limits.bytes_of(plan)
     names = list(own)
