@@ -417,14 +417,14 @@ def test_a_search_that_heals_nothing_takes_steps_and_the_bank_keeps_what_they_go
         r"measuring what (\d+) single changes of a plan are worth, to step on from it", capsys.readouterr().out
     )
     measured = known_changes(folder, name)
-    assert all(map(same, measured[: len(begun)], begun, strict=True))
+    assert all(same(one, other) for one, other in zip(measured[: len(begun)], begun, strict=True))
     assert int(said[1]) == len(measured) - len(begun)
     steps = stepping("first")
     assert steps
     assert launch.main([*command, "--study", "second", "--seed", "1"]) == 0
     again = stepping("second")
     assert (again[0].number, again[0].params) == (steps[0].number, steps[0].params)
-    assert all(map(same, known_changes(folder, name), measured, strict=True))
+    assert all(same(one, other) for one, other in zip(known_changes(folder, name), measured, strict=True))
     capsys.readouterr()
     assert launch.main([*command, "--remeasure", "0", "--study", "first"]) == 2
     assert f"tightfit: --remeasure 0: study 'first' began with {REMEASURED}; leave it out" in capsys.readouterr().err
