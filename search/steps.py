@@ -67,12 +67,12 @@ class Steps:
         around = list(dict.fromkeys(one.user_attrs[AROUND] for one in trials if AROUND in one.user_attrs))
         if around and (step := self._untried(trials[around[-1]], trials, first=True)) is not None:
             return step, {AROUND: around[-1], STEP_FROM: around[-1]}
+        if any(_leads(one, around[-1:]) and not one.state.is_finished() for one in trials):
+            return None, {}
         origin = self._origin(trials, around, first)
         if origin is not None:
             step = self._untried(origin, trials, first=True)
             return step, {AROUND: origin.number} | ({} if step is None else {STEP_FROM: origin.number})
-        if any(_leads(one, around[-1:]) and not one.state.is_finished() for one in trials):
-            return None, {}
         for number in reversed(around):
             if (step := self._untried(trials[number], trials, first=False)) is not None:
                 return step, {AROUND: around[-1], STEP_FROM: number}
@@ -81,11 +81,10 @@ class Steps:
     def _origin(
         self, trials: Sequence[FrozenTrial], around: Sequence[int], first: FrozenTrial | None
     ) -> FrozenTrial | None:
-        """The trial to measure around next."""
+        """The trial to measure around next, where no step is under way."""
         complete = [one for one in trials if one.state == TrialState.COMPLETE]
-        begins = [] if around or first is None else [first]
-        ahead = [*begins, *(one for one in trials if _leads(one, around[-1:]))]
-        if not complete or len(around) >= self._rounds or not all(one.state.is_finished() for one in ahead):
+        begins = first is not None and not around and not first.state.is_finished()
+        if not complete or len(around) >= self._rounds or begins:
             return None
         best = least(complete)
         if not around:
@@ -147,9 +146,10 @@ def _climbed_steps(
     of = np.array([names.index(name) for name, _ in keys])
     climb = Climb(linear, of, sizes, limits.size_range.bound_bytes - 1 - size)
     rows = [made(keys, own, choices_of(layout, step)) for step in (plan, *summed)]
-    ends, few = climb.ends(rows), [rows[0]]
+    nothing, middle = rows[0], _middle(marginals)
+    ends, few = climb.ends(rows), [nothing]
     for price in _DEAR:
-        few.append(replace(climb, price=price * _middle(marginals)).reached([rows[0], few[-1]])[0])
+        few.append(replace(climb, price=price * middle).reached([nothing, few[-1]])[0])
 
     def steps(ends: Sequence[NDArray[np.float64]]) -> list[Plan]:
         found = dict.fromkeys(changed(row) for row in ends)

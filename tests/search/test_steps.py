@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,9 @@ def test_other_steps_are_tried_where_nothing_more_is_measured_around(source: Sou
 
     def measure(plan: Plan) -> Marginals:
         found = measure_marginals(plan, limits, answers)
-        begun.extend(steps_by(found, limits, NO_HEAL)[0])
-        listed.extend(chain(*steps_by(found, limits, NO_HEAL)))
+        first, others = steps_by(found, limits, NO_HEAL)
+        begun.extend(first)
+        listed.extend([*first, *others])
         return found
 
     steps = Steps(limits, NO_HEAL, measure, 1)
